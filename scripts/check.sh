@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Everything that has to hold before a change goes in: format, lints, tests, documentation.
+#
+#   scripts/check.sh
+#
+# It does its own set-up (system packages, through scripts/install-deps.sh), stops at the first
+# section that fails, and names it. LSVD_TEST_SCALE=N (default 1) makes the randomised campaigns,
+# such as the crash oracle, N times as long.
+set -euo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+
+export PATH="$PATH:${CARGO_HOME:-${HOME:-/root}/.cargo}/bin:/usr/local/sbin:/usr/sbin:/sbin"
+export LSVD_TEST_SCALE="${LSVD_TEST_SCALE:-1}"
+if ! [[ $LSVD_TEST_SCALE =~ ^[1-9][0-9]*$ ]]; then
+  echo "check: LSVD_TEST_SCALE is ${LSVD_TEST_SCALE@Q}; it must be a whole number from 1" >&2
+  exit 2
+fi
+
+# section NAME COMMAND...: runs the command under a heading and says how long it took.
+section() {
+  local name=$1 status=0
+  shift
+  local began=$SECONDS
+  printf '\n== %s: %s\n' "$name" "$*"
+  "$@" || status=$?
+  if ((status != 0)); then
+    printf '== %s FAILED after %d s (exit code %d)\n' "$name" "$((SECONDS - began))" "$status" >&2
+    exit 1
+  fi
+  printf '== %s passed in %d s\n' "$name" "$((SECONDS - began))"
+}
+
+# A minimal toolchain comes without these two.
+toolchain() {
+  if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    rustup component add rustfmt clippy
+  fi
+  cargo --version
+}
+
+if cargo nextest --version >/dev/null 2>&1; then
+  tests=(cargo nextest run --workspace --locked --no-fail-fast)
+else
+  tests=(cargo test --workspace --locked --no-fail-fast --lib --bins --tests --examples)
+fi
+
+section packages scripts/install-deps.sh --tests
+section toolchain toolchain
+section format cargo fmt --all -- --check
+section lints cargo clippy --workspace --locked --all-targets -- -D warnings
+section docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
+section "doc tests" cargo test --workspace --locked --doc
+section tests "${tests[@]}"
+
+printf '\nall of format, lints, docs, doc tests and tests passed in %d s\n' "$SECONDS"

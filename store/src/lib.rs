@@ -1,0 +1,33 @@
+//! Object stores: where a volume's stream of numbered objects lives.
+//!
+//! One trait, [`ObjectStore`], says what the engine may ask of a store; backends
+//! ([`dir`], [`mem`]) implement it and decorators ([`retry`], [`faulty`]) wrap it.
+//! Nothing here knows about sectors, volumes or the format of an object.
+//!
+//! ```text
+//!   open("file:///srv/vols")        tests and simulation
+//!            |                              |
+//!       RetryStore                     FaultyStore
+//!            |                              |
+//!   DirStore | MemStore | ...       any ObjectStore
+//! ```
+//!
+//! Every backend and decorator passes the same suite, `tests/contract`.
+
+pub mod dir;
+mod error;
+pub mod faulty;
+mod key;
+pub mod mem;
+mod object_store;
+pub mod retry;
+mod url;
+
+pub use dir::DirStore;
+pub use error::{Source, StoreError, StoreResult};
+pub use faulty::{Fault, FaultPlan, FaultyStore, Gate, Odds, Op, OpCount, Point, Rule};
+pub use key::{BadKey, Key};
+pub use mem::MemStore;
+pub use object_store::{ByteRange, ListPage, ObjectMeta, ObjectStore, Version};
+pub use retry::{RetryPolicy, RetryStore, Sleeper, Stop, SystemSleeper};
+pub use url::open;

@@ -1,0 +1,78 @@
+//! From what a user writes to a store: `file:///srv/vols`, `/srv/vols`, `mem:`.
+
+use std::sync::Arc;
+
+use crate::{DirStore, MemStore, ObjectStore, StoreError, StoreResult};
+
+const KNOWN: &str = "known are file:///absolute/path (or just the path) and mem:";
+
+/// Opens the store that `url` names. A directory is created if its parent exists.
+///
+/// The path is taken as it stands: no percent-decoding, no options.
+///
+/// # Errors
+/// `BadUrl` where the text names no store, otherwise what opening the store says.
+pub fn open(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
+    let bad = |reason: String| StoreError::BadUrl { url: url.to_owned(), reason };
+    if url == "mem:" {
+        return Ok(Arc::new(MemStore::new()));
+    }
+    let path = match url.strip_prefix("file://") {
+        Some(path) if path.starts_with('/') => path,
+        Some(path) => return Err(bad(format!("the path must be absolute: file:///{path}"))),
+        None if url.starts_with('/') => url,
+        None => {
+            return Err(bad(match url.split_once(':') {
+                Some(("file", path)) => {
+                    format!("write file:///{}", path.trim_start_matches('/'))
+                }
+                Some(("mem", _)) => "mem: takes nothing after the colon".to_owned(),
+                Some((scheme, _)) => format!("unknown kind of store {scheme:?}; {KNOWN}"),
+                None => format!("neither a URL nor an absolute path; {KNOWN}"),
+            }));
+        }
+    };
+    if path.contains('\0') {
+        return Err(bad("a path cannot hold a NUL character".to_owned()));
+    }
+    Ok(Arc::new(DirStore::open(path, true)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_each_known_kind() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap();
+        let url = format!("file://{path}/store");
+        assert_eq!(open(&url).unwrap().url(), url);
+        assert_eq!(open(&format!("{path}/store")).unwrap().url(), url);
+        assert_eq!(open("mem:").unwrap().url(), "mem:");
+    }
+
+    #[test]
+    fn a_directory_without_a_parent_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = open(&format!("{}/a/b", dir.path().display())).unwrap_err();
+        assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+        assert!(!dir.path().join("a").exists());
+    }
+
+    #[test]
+    fn bad_urls_say_what_would_be_right() {
+        for (url, hint) in [
+            ("file://relative/x", "file:///relative/x"),
+            ("file:/x", "file:///x"),
+            ("mem:x", "nothing after"),
+            ("ftp://host/x", "known are file:///"),
+            ("relative/x", "known are file:///"),
+            ("", "known are file:///"),
+        ] {
+            let error = open(url).unwrap_err();
+            assert!(matches!(error, StoreError::BadUrl { .. }), "{url}");
+            assert!(error.to_string().contains(hint), "{error}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The stores that the suite runs on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lsvd_store::{
+    DirStore, FaultPlan, FaultyStore, MemStore, ObjectStore, Odds, RetryPolicy, RetryStore,
+    Sleeper, Stop,
+};
+
+use crate::Fixture;
+
+pub(crate) fn mem() -> Fixture {
+    alone(Arc::new(MemStore::new()))
+}
+
+pub(crate) fn dir() -> Fixture {
+    in_directory(|store| Arc::new(store))
+}
+
+pub(crate) fn retry_mem() -> Fixture {
+    alone(Arc::new(retry(MemStore::new())))
+}
+
+/// A tenth of all requests is lost. Replies are not: a repeated create may then meet itself.
+pub(crate) fn retry_faulty_mem() -> Fixture {
+    let odds = Odds { before_per_mille: 100, ..Odds::default() };
+    let plan = FaultPlan::seeded(20, odds);
+    alone(Arc::new(retry(FaultyStore::new(MemStore::new(), plan))))
+}
+
+pub(crate) fn faulty_dir() -> Fixture {
+    in_directory(|store| Arc::new(FaultyStore::new(store, FaultPlan::none())))
+}
+
+fn alone(store: Arc<dyn ObjectStore>) -> Fixture {
+    Fixture { store, prefix: "contract".to_owned(), _dir: None }
+}
+
+fn in_directory(wrap: impl FnOnce(DirStore) -> Arc<dyn ObjectStore>) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let store = DirStore::open(dir.path().join("store"), true).unwrap();
+    Fixture { _dir: Some(dir), ..alone(wrap(store)) }
+}
+
+fn retry<S: ObjectStore>(inner: S) -> RetryStore<S> {
+    let policy =
+        RetryPolicy { attempts_max: 20, deadline: Duration::MAX, ..RetryPolicy::default() };
+    RetryStore::new(inner, policy, Arc::new(Sleepless::default()), Stop::new())
+}
+
+/// Pauses take no time.
+#[derive(Debug, Default)]
+struct Sleepless(AtomicU64);
+
+impl Sleeper for Sleepless {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _pause: Duration, stop: &Stop) -> bool {
+        !stop.is_set()
+    }
+
+    fn random(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,60 @@
+//! One suite for every store: what the engine relies on, and nothing else.
+//!
+//! `cases` holds the suite, `backends` the stores it runs on, and here they are multiplied into
+//! one test each. A backend that needs a server joins by one more function in `backends`; each
+//! run gets a prefix of its own, so a bucket may be shared and kept.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test the message of a failed unwrap is what we want"
+)]
+
+mod backends;
+mod cases;
+
+/// A store to try and the part of it that belongs to this test.
+struct Fixture {
+    store: std::sync::Arc<dyn lsvd_store::ObjectStore>,
+    prefix: String,
+    /// Removes the store's directory at the end.
+    _dir: Option<tempfile::TempDir>,
+}
+
+macro_rules! suite {
+    ($($backend:ident)*) => {
+        $(suite! { @$backend
+            one_create_wins
+            creates_of_distinct_keys_all_win
+            an_object_is_the_concatenation_of_its_parts
+            an_object_may_be_empty
+            objects_of_8_mib
+            objects_appear_whole
+            a_taken_key_keeps_its_object
+            ranges_are_exact
+            ranges_past_the_end_are_refused
+            missing_objects_are_not_found
+            replace_wants_the_right_version
+            equal_content_may_be_replaced
+            one_replace_wins
+            head_tells_the_size
+            delete_is_idempotent
+            a_deleted_key_is_free
+            listings_are_in_byte_order_of_whole_keys
+            pages_of_any_size_make_the_whole
+            prefixes_and_after_cut_exactly
+            a_prefix_that_nothing_has_lists_nothing
+            listings_tell_sizes
+            odd_characters_in_keys_are_kept
+        })*
+    };
+    (@$backend:ident $($case:ident)*) => {
+        mod $backend {
+            $(#[test]
+            fn $case() {
+                crate::cases::$case(&crate::backends::$backend());
+            })*
+        }
+    };
+}
+
+suite! { mem dir retry_mem retry_faulty_mem faulty_dir }

@@ -1,0 +1,267 @@
+//! Putting a batch together: records in, in order; disjoint extents in address order out.
+//!
+//! Later records overwrite earlier ones within the batch, so a block written ten times is
+//! uploaded once. A batch is the unit of the consistent prefix: it is in the store as a
+//! whole or not at all. Pure: no clock, no I/O.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::format::{RecordHead, RecordKind};
+use crate::units::{Extent, Lba, LogSeq, SECTOR_BYTES};
+
+/// Whether a record went into the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// It did.
+    Taken,
+    /// It must start the next batch.
+    Full,
+}
+
+/// Where an extent's content comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From this byte of the batch's data on.
+    Data(usize),
+    /// It is discarded.
+    Trim,
+}
+
+/// A sealed batch.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    /// What it changes, ascending and disjoint.
+    pub(crate) extents: Vec<(Extent, Source)>,
+    /// What the extents' sources point into.
+    pub(crate) data: Vec<u8>,
+    /// The number of the resize that it begins with, if it does, and the size after it.
+    pub(crate) resize: Option<(LogSeq, u64)>,
+    /// Size of the volume in sectors.
+    pub(crate) size_sectors: u64,
+    /// The highest record in it.
+    pub(crate) through: LogSeq,
+}
+
+/// A batch in the making.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    limit_bytes: u64,
+    size_sectors: u64,
+    pieces: BTreeMap<Lba, (u64, Source)>,
+    live_bytes: u64,
+    data: Vec<u8>,
+    resize: Option<(LogSeq, u64)>,
+    through: Option<LogSeq>,
+}
+
+impl Builder {
+    /// An empty batch that is full at `limit_bytes`, of a volume of `size_sectors`.
+    pub(crate) fn new(limit_bytes: u64, size_sectors: u64) -> Self {
+        Self {
+            limit_bytes,
+            size_sectors,
+            pieces: BTreeMap::new(),
+            live_bytes: 0,
+            data: Vec::new(),
+            resize: None,
+            through: None,
+        }
+    }
+
+    /// Whether no record is in it.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.through.is_none()
+    }
+
+    /// Whether it should be sealed. Overwrites shrink what will be uploaded but not what is
+    /// held in memory, hence the second limit.
+    pub(crate) fn is_full(&self) -> bool {
+        self.live_bytes >= self.limit_bytes || self.data.len() as u64 >= 2 * self.limit_bytes
+    }
+
+    /// Bytes that it can take before it is full, at least.
+    pub(crate) fn room_bytes(&self) -> u64 {
+        self.limit_bytes.saturating_sub(self.live_bytes)
+    }
+
+    /// Adds the next record.
+    pub(crate) fn offer(&mut self, head: &RecordHead, payload: &[u8]) -> Offer {
+        let resize_in_the_middle = head.kind == RecordKind::Resize && !self.is_empty();
+        if self.is_full() || resize_in_the_middle {
+            return Offer::Full;
+        }
+        self.through = Some(head.seq);
+        match (head.kind, head.extent()) {
+            (RecordKind::Write, Some(extent)) => {
+                let at = self.data.len();
+                self.data.extend_from_slice(payload);
+                self.put(extent, Source::Data(at));
+            }
+            (RecordKind::Trim, Some(extent)) => self.put(extent, Source::Trim),
+            (RecordKind::Resize, _) => {
+                self.size_sectors = head.sectors;
+                self.resize = Some((head.seq, head.sectors));
+            }
+            _ => {}
+        }
+        Offer::Taken
+    }
+
+    /// Seals the batch; the builder is empty afterwards. `None` if there is nothing in it.
+    pub(crate) fn seal(&mut self) -> Option<Batch> {
+        let through = self.through?;
+        let next = Self::new(self.limit_bytes, self.size_sectors);
+        let full = std::mem::replace(self, next);
+        let extents = full
+            .pieces
+            .into_iter()
+            .filter_map(|(start, (sectors, source))| Some((Extent::new(start, sectors)?, source)));
+        Some(Batch {
+            extents: extents.collect(),
+            data: full.data,
+            resize: full.resize,
+            size_sectors: full.size_sectors,
+            through,
+        })
+    }
+
+    fn put(&mut self, extent: Extent, source: Source) {
+        self.cut(extent);
+        if source != Source::Trim {
+            self.live_bytes += extent.bytes();
+        }
+        self.pieces.insert(extent.start(), (extent.sectors(), source));
+    }
+
+    /// Removes what the batch holds of `extent`.
+    fn cut(&mut self, extent: Extent) {
+        let (start, end) = (extent.start(), extent.end());
+        let before = self.pieces.range(..start).next_back().map(|(lba, piece)| (*lba, *piece));
+        if let Some((lba, (sectors, source))) = before
+            && lba.plus(sectors) > start
+        {
+            self.drop_piece(lba);
+            self.keep(lba, start.since(lba), source, 0);
+            if lba.plus(sectors) > end {
+                self.keep(end, lba.plus(sectors).since(end), source, end.since(lba));
+            }
+        }
+        let inside = (Bound::Included(start), Bound::Excluded(end));
+        while let Some((lba, (sectors, source))) =
+            self.pieces.range(inside).next().map(|(lba, piece)| (*lba, *piece))
+        {
+            self.drop_piece(lba);
+            if lba.plus(sectors) > end {
+                self.keep(end, lba.plus(sectors).since(end), source, end.since(lba));
+            }
+        }
+    }
+
+    fn drop_piece(&mut self, lba: Lba) {
+        if let Some((sectors, Source::Data(_))) = self.pieces.remove(&lba) {
+            self.live_bytes -= sectors * SECTOR_BYTES;
+        }
+    }
+
+    /// Puts back a part of a piece, `skip` sectors into it.
+    fn keep(&mut self, lba: Lba, sectors: u64, source: Source, skip: u64) {
+        let source = match source {
+            Source::Data(at) => {
+                self.live_bytes += sectors * SECTOR_BYTES;
+                Source::Data(at + (skip * SECTOR_BYTES) as usize)
+            }
+            Source::Trim => Source::Trim,
+        };
+        self.pieces.insert(lba, (sectors, source));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::units::Incarnation;
+
+    fn record(seq: u64, kind: RecordKind, lba: u64, sectors: u64) -> RecordHead {
+        RecordHead {
+            seq: LogSeq::new(seq),
+            total_len: 0,
+            kind,
+            lba: Lba::new(lba),
+            sectors,
+            payload_len: 0,
+            incarnation: Incarnation::new(1),
+            durable: LogSeq::ZERO,
+        }
+    }
+
+    fn offer_write(builder: &mut Builder, seq: u64, lba: u64, sectors: u64) -> Offer {
+        let payload = vec![seq as u8; (sectors * SECTOR_BYTES) as usize];
+        builder.offer(&record(seq, RecordKind::Write, lba, sectors), &payload)
+    }
+
+    #[test]
+    fn a_full_batch_takes_no_more_and_a_resize_begins_a_new_one() {
+        let mut builder = Builder::new(4096, 1000);
+        assert_eq!(offer_write(&mut builder, 1, 0, 4), Offer::Taken);
+        assert_eq!(builder.offer(&record(2, RecordKind::Resize, 0, 50), &[]), Offer::Full);
+        assert_eq!(offer_write(&mut builder, 2, 100, 8), Offer::Taken);
+        assert_eq!(offer_write(&mut builder, 3, 200, 1), Offer::Full);
+        let batch = builder.seal().unwrap();
+        assert_eq!((batch.through, batch.resize), (LogSeq::new(2), None));
+        assert!(builder.seal().is_none());
+        assert_eq!(builder.offer(&record(3, RecordKind::Resize, 0, 50), &[]), Offer::Taken);
+        assert_eq!(builder.seal().unwrap().resize, Some((LogSeq::new(3), 50)));
+    }
+
+    #[test]
+    fn overwriting_one_block_for_ever_still_ends() {
+        let mut builder = Builder::new(1 << 20, 1000);
+        let taken =
+            (1..100_000).take_while(|seq| offer_write(&mut builder, *seq, 0, 8) == Offer::Taken);
+        assert_eq!(taken.count(), 512);
+        assert_eq!(builder.seal().unwrap().extents.len(), 1);
+    }
+
+    proptest! {
+        /// The batch says of each sector what the last record said.
+        #[test]
+        fn equals_a_flat_array(ops in prop::collection::vec((0..100u64, 1..30u64, any::<bool>()), 1..60)) {
+            let mut builder = Builder::new(1 << 30, 1000);
+            let mut oracle = vec![None; 200];
+            for (seq, (lba, sectors, write)) in (1u64..).zip(ops) {
+                let sector = if write {
+                    offer_write(&mut builder, seq, lba, sectors);
+                    Some(seq as u8)
+                } else {
+                    builder.offer(&record(seq, RecordKind::Trim, lba, sectors), &[]);
+                    Some(0)
+                };
+                oracle[lba as usize..(lba + sectors) as usize].fill(sector);
+            }
+            let live = builder.live_bytes;
+            let batch = builder.seal().unwrap();
+            let mut found = vec![None; 200];
+            let mut end = Lba::ZERO;
+            let mut data_bytes = 0;
+            for (extent, source) in &batch.extents {
+                prop_assert!(extent.start() >= end);
+                end = extent.end();
+                for i in 0..extent.sectors() {
+                    let at = (extent.start().get() + i) as usize;
+                    found[at] = Some(match source {
+                        Source::Data(from) => batch.data[from + (i * SECTOR_BYTES) as usize],
+                        Source::Trim => 0,
+                    });
+                }
+                if *source != Source::Trim {
+                    data_bytes += extent.bytes();
+                }
+            }
+            prop_assert_eq!(found, oracle);
+            prop_assert_eq!(data_bytes, live);
+        }
+    }
+}

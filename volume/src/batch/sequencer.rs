@@ -1,0 +1,455 @@
+//! The thread `lsvd-batch`: numbers batches, keeps uploads within the window, commits in order.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::builder::{Batch, Builder, Offer};
+use super::uploader::{Job, Outcome, Uploaders};
+use crate::checkpoint::{Prepared, Root};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::format::{
+    CheckpointRef, DataHeader, FenceRecord, LogPoint, Nonce, ShortText, Stamp, Superblock,
+};
+use crate::log::{LogTail, WriteLog};
+use crate::map::CommitExtent;
+use crate::units::{Epoch, LogPos, LogSeq, ObjectSeq};
+
+/// A number is created only after the one this much lower is committed. Every object says so;
+/// recovery after an unclean end relies on it.
+pub(crate) const WINDOW: u64 = 8;
+
+/// Threads that upload.
+const UPLOADERS: usize = 4;
+
+/// Extents committed per hold of the maps' lock.
+const COMMIT_SLICE: usize = 64;
+
+/// Where in the stream a writer begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Position {
+    /// The first number it will create.
+    pub(crate) next: ObjectSeq,
+    /// The highest number known committed.
+    pub(crate) committed: ObjectSeq,
+    /// Its epoch.
+    pub(crate) epoch: Epoch,
+    /// The highest record that the stream holds.
+    pub(crate) log_seq: LogSeq,
+    /// The newest checkpoint's root.
+    pub(crate) root: Root,
+    /// All fences up to its own.
+    pub(crate) fences: Vec<FenceRecord>,
+    /// Where the log's first record is that the stream does not hold.
+    pub(crate) tail: LogPoint,
+    /// Size of the volume as the stream has it, in sectors.
+    pub(crate) size_sectors: u64,
+    /// Objects committed since the newest checkpoint.
+    pub(crate) since_checkpoint: u64,
+}
+
+/// What others ask of the sequencer, and what they can see of it.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    state: Mutex<OrderState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct OrderState {
+    /// Upload everything up to this record without waiting for batches to fill.
+    drain_to: LogSeq,
+    /// Then write a checkpoint and, at a close, say in it that nothing is in flight.
+    checkpoint: Option<bool>,
+    stop: bool,
+    /// Everything up to this record is committed.
+    committed: LogSeq,
+    committed_object: ObjectSeq,
+    /// Checkpoints asked for, and how many of these requests were answered.
+    asked: u64,
+    answered: u64,
+    /// When the oldest record that is not committed was taken up.
+    oldest: Option<Duration>,
+    ended: bool,
+}
+
+impl Orders {
+    /// Asks for everything up to `seq` to be uploaded.
+    pub(crate) fn drain_to(&self, seq: LogSeq) {
+        let mut state = self.state.lock();
+        state.drain_to = state.drain_to.max(seq);
+    }
+
+    /// Asks for a checkpoint of everything committed; `clean` for the last one.
+    /// Returns what [`Self::wait_checkpoint`] wants.
+    pub(crate) fn checkpoint(&self, clean: bool) -> u64 {
+        let mut state = self.state.lock();
+        state.checkpoint = Some(clean || state.checkpoint == Some(true));
+        state.asked += 1;
+        state.asked
+    }
+
+    /// Asks the thread to end.
+    pub(crate) fn stop(&self) {
+        self.state.lock().stop = true;
+    }
+
+    /// Waits until everything up to `seq` is committed, for at most `time`.
+    pub(crate) fn wait_committed(&self, seq: LogSeq, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        if state.committed < seq && !state.ended {
+            self.changed.wait_for(&mut state, time);
+        }
+        state.committed >= seq
+    }
+
+    /// Waits until a checkpoint asked for is in the superblock, for at most `time`.
+    pub(crate) fn wait_checkpoint(&self, asked: u64, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        if state.answered < asked && !state.ended {
+            self.changed.wait_for(&mut state, time);
+        }
+        state.answered >= asked
+    }
+
+    /// The highest object committed.
+    pub(crate) fn committed_object(&self) -> ObjectSeq {
+        self.state.lock().committed_object
+    }
+
+    /// When the oldest record that is not committed was taken up.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        self.state.lock().oldest
+    }
+
+    /// Whether the thread has ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.state.lock().ended
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut OrderState)) {
+        change(&mut self.state.lock());
+        self.changed.notify_all();
+    }
+}
+
+/// An object between its sealing and its commit.
+struct InFlight {
+    /// Where the log may be cut once it is committed.
+    cut: Option<LogPoint>,
+    through: LogSeq,
+    begun: Duration,
+    done: Option<Outcome>,
+}
+
+/// The thread's own state.
+pub(crate) struct Sequencer {
+    core: Arc<Core>,
+    log: Arc<WriteLog>,
+    orders: Arc<Orders>,
+    inbox: Arc<Mutex<Vec<(ObjectSeq, Outcome)>>>,
+    at: Position,
+    tail: LogTail,
+    builder: Builder,
+    /// When the open batch got its first record.
+    begun: Duration,
+    in_flight: BTreeMap<ObjectSeq, InFlight>,
+    /// The checkpoint in flight.
+    prepared: Option<Prepared>,
+    publishing: bool,
+    /// How many of the requests for a checkpoint it answers.
+    answers: u64,
+    /// The highest record sealed.
+    sealed: LogSeq,
+}
+
+impl Sequencer {
+    /// Prepares the thread.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        log: Arc<WriteLog>,
+        orders: Arc<Orders>,
+        at: Position,
+    ) -> Self {
+        let tail = LogTail::new(Arc::clone(log.data()), at.tail.pos, at.tail.seq);
+        orders.publish(|o| {
+            o.committed = at.log_seq;
+            o.committed_object = at.committed;
+        });
+        Self {
+            builder: Builder::new(core.config.batch_bytes, at.size_sectors),
+            core,
+            log,
+            orders,
+            inbox: Arc::default(),
+            tail,
+            begun: Duration::ZERO,
+            in_flight: BTreeMap::new(),
+            prepared: None,
+            publishing: false,
+            answers: 0,
+            sealed: at.log_seq,
+            at,
+        }
+    }
+
+    /// The thread's body.
+    pub(crate) fn run(mut self) -> Result<()> {
+        let (inbox, log) = (Arc::clone(&self.inbox), Arc::clone(&self.log));
+        let uploaders = Uploaders::start(&self.core, UPLOADERS, move |seq, outcome| {
+            inbox.lock().push((seq, outcome));
+            log.wake_tail();
+        })?;
+        let outcome = self.work(&uploaders);
+        if let Err(error) = &outcome {
+            self.core.poison.set(error.clone());
+        }
+        uploaders.stop();
+        self.orders.publish(|o| o.ended = true);
+        // Whoever waits for room now waits in vain.
+        self.log.notify_room();
+        outcome
+    }
+
+    fn work(&mut self, uploaders: &Uploaders) -> Result<()> {
+        loop {
+            self.take_outcomes()?;
+            self.commit_ready(uploaders)?;
+            let (stop, drain_to, checkpoint) = {
+                let state = self.orders.state.lock();
+                (state.stop, state.drain_to, state.checkpoint)
+            };
+            if stop {
+                return Ok(());
+            }
+            let filled = self.log.filled();
+            self.fill(filled)?;
+            let sealed = self.seal_if_due(drain_to, uploaders)?;
+            let asked = checkpoint.filter(|_| self.builder.is_empty() && self.tail.pos() >= filled);
+            let pointed = self.checkpoint_if_due(asked, uploaders)?;
+            self.note_oldest();
+            if !sealed && !pointed {
+                self.rest();
+            }
+        }
+    }
+
+    /// Takes records into the open batch until it is full.
+    fn fill(&mut self, filled: LogPos) -> Result<()> {
+        while !self.builder.is_full() {
+            let empty = self.builder.is_empty();
+            let before = (self.tail.pos(), self.tail.seq());
+            let Some(record) = self.tail.next(filled)? else { break };
+            if self.builder.offer(&record.head, record.payload) == Offer::Full {
+                self.tail.rewind(before.0, before.1);
+                self.begun = Duration::ZERO;
+                break;
+            }
+            if empty {
+                self.begun = self.core.platform.monotonic();
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_if_due(&mut self, drain_to: LogSeq, uploaders: &Uploaders) -> Result<bool> {
+        if self.builder.is_empty() || !self.may_create() {
+            return Ok(false);
+        }
+        let age = self.core.platform.monotonic().saturating_sub(self.begun);
+        let tight = self.in_flight.is_empty() && self.log.backlog().1 >= 128;
+        let asked = drain_to > self.sealed;
+        if !(self.builder.is_full() || age >= self.core.config.batch_age || tight || asked) {
+            return Ok(false);
+        }
+        let Some(batch) = self.builder.seal() else { return Ok(false) };
+        self.core.step("batch.sealed")?;
+        self.sealed = batch.through;
+        self.at.size_sectors = batch.size_sectors;
+        let stamp = self.stamp();
+        let cut = LogPoint { pos: self.tail.pos(), seq: self.tail.seq() };
+        self.begin(stamp.seq, Some(cut));
+        uploaders.submit(Job::Data { stamp, batch: Box::new(batch) });
+        Ok(true)
+    }
+
+    /// Whether the window allows another object.
+    fn may_create(&self) -> bool {
+        self.at.next.since(self.at.committed) <= WINDOW
+    }
+
+    fn stamp(&mut self) -> Stamp {
+        let seq = self.at.next;
+        self.at.next = seq.next();
+        Stamp {
+            volume: self.core.uuid,
+            seq,
+            epoch: self.at.epoch,
+            nonce: Nonce::new(self.core.platform.random()),
+            window: WINDOW as u32,
+            committed: self.at.committed,
+            log_seq: self.sealed,
+            size_sectors: self.at.size_sectors,
+            written_ms: self.core.platform.unix_millis(),
+        }
+    }
+
+    fn begin(&mut self, seq: ObjectSeq, cut: Option<LogPoint>) {
+        let through = self.sealed;
+        self.in_flight.insert(seq, InFlight { cut, through, begun: self.begun, done: None });
+    }
+
+    fn take_outcomes(&mut self) -> Result<()> {
+        let outcomes = std::mem::take(&mut *self.inbox.lock());
+        for (seq, outcome) in outcomes {
+            match outcome {
+                Outcome::Failed(error) => return Err(error),
+                Outcome::Published => self.published(),
+                done => {
+                    if let Some(object) = self.in_flight.get_mut(&seq) {
+                        object.done = Some(done);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what is uploaded, as far as there is no gap.
+    fn commit_ready(&mut self, uploaders: &Uploaders) -> Result<()> {
+        while let Some(object) = self.in_flight.first_entry() {
+            if object.get().done.is_none() {
+                break;
+            }
+            let (seq, object) = object.remove_entry();
+            match object.done {
+                Some(Outcome::Data { header, batch, bytes }) => {
+                    self.core.step("batch.commit")?;
+                    self.apply(&header, &batch, bytes);
+                }
+                Some(Outcome::Checkpoint { stamp }) => self.publish_checkpoint(&stamp, uploaders),
+                _ => {}
+            }
+            self.at.committed = seq;
+            self.at.since_checkpoint += 1;
+            if let Some(cut) = object.cut {
+                self.log.release(cut.pos, cut.seq, seq);
+            }
+            self.orders.publish(|o| {
+                o.committed_object = seq;
+                o.committed = object.through;
+            });
+        }
+        Ok(())
+    }
+
+    /// Moves an object's extents from the dirty to the clean map.
+    fn apply(&self, header: &DataHeader, batch: &Batch, bytes: u64) {
+        let core = &self.core;
+        let seq = header.common().stamp.seq;
+        core.index.add(header);
+        {
+            let mut maps = core.maps.write();
+            maps.objects_mut().add(seq, header.logical_sectors().into(), bytes);
+            if let Some((resized, sectors)) = batch.resize {
+                maps.commit_resize(seq, sectors, resized);
+            }
+        }
+        let extents: Vec<_> = header.placements().map(CommitExtent::from).collect();
+        for slice in extents.chunks(COMMIT_SLICE) {
+            core.maps.write().commit(seq, slice, batch.through);
+        }
+    }
+
+    fn checkpoint_if_due(&mut self, asked: Option<bool>, uploaders: &Uploaders) -> Result<bool> {
+        if self.prepared.is_some() || self.publishing || !self.may_create() {
+            return Ok(false);
+        }
+        let clean = match asked {
+            // The last one says that nothing is in flight, so nothing may be.
+            Some(true) if !self.in_flight.is_empty() => return Ok(false),
+            Some(clean) => clean,
+            None if self.at.since_checkpoint < self.core.config.checkpoint_objects => {
+                return Ok(false);
+            }
+            None => false,
+        };
+        self.core.step("checkpoint.begin")?;
+        let covers = self.at.committed;
+        let changed = self.core.maps.read().clean().changed_since(self.at.root.covers);
+        let stamp = self.stamp();
+        let prepared = self.at.root.prepare(stamp, clean, covers, changed, &self.at.fences)?;
+        self.begin(stamp.seq, None);
+        let (head, body) = (prepared.head.clone(), prepared.body.clone());
+        self.prepared = Some(prepared);
+        self.at.since_checkpoint = 0;
+        {
+            let mut orders = self.orders.state.lock();
+            if asked.is_some() {
+                self.answers = orders.asked;
+                orders.checkpoint = None;
+            }
+        }
+        uploaders.submit(Job::Checkpoint { stamp, head, body });
+        Ok(true)
+    }
+
+    /// A checkpoint is committed: from now on recovery may start there.
+    fn publish_checkpoint(&mut self, stamp: &Stamp, uploaders: &Uploaders) {
+        let Some(prepared) = self.prepared.take() else { return };
+        let covers = prepared.root.covers;
+        self.core.maps.write().forget_removed_leaves(covers);
+        self.at.root = prepared.root;
+        self.publishing = true;
+        let checkpoint = CheckpointRef { seq: stamp.seq, covers };
+        let stamp = *stamp;
+        let volume = self.core.name();
+        let host = ShortText::truncated(&self.core.platform.host_name());
+        let change = Box::new(move |superblock: &mut Superblock| {
+            if superblock.epoch > stamp.epoch {
+                let by = format!("host {:?}", superblock.last_host.as_str());
+                return Err(Error::Fenced { volume: volume.to_string(), by });
+            }
+            superblock.previous_checkpoint = superblock.checkpoint;
+            superblock.checkpoint = Some(checkpoint);
+            superblock.committed = superblock.committed.max(stamp.seq);
+            superblock.epoch = stamp.epoch;
+            superblock.size_bytes = stamp.size_sectors * crate::units::SECTOR_BYTES;
+            superblock.attrs.modified_ms = stamp.written_ms;
+            superblock.last_host = host.clone();
+            Ok(())
+        });
+        uploaders.submit(Job::Publish { leaves: prepared.leaves, change });
+    }
+
+    fn published(&mut self) {
+        self.publishing = false;
+        let answers = self.answers;
+        self.orders.publish(|o| o.answered = answers);
+    }
+
+    fn note_oldest(&self) {
+        let flying = self.in_flight.values().filter(|o| o.cut.is_some()).map(|o| o.begun).next();
+        let open = (!self.builder.is_empty()).then_some(self.begun);
+        self.orders.state.lock().oldest = flying.or(open);
+    }
+
+    /// Waits until there may be something to do.
+    fn rest(&self) {
+        let (pos, time) = if !self.may_create() {
+            // Only a commit helps, and that wakes.
+            (LogPos::new(u64::MAX), None)
+        } else if self.builder.is_empty() {
+            (self.tail.pos().next(), None)
+        } else {
+            let age = self.core.platform.monotonic().saturating_sub(self.begun);
+            let left = self.core.config.batch_age.saturating_sub(age);
+            let full = self.tail.pos().plus(self.builder.room_bytes());
+            (full, Some(left.max(Duration::from_millis(1))))
+        };
+        self.log.wait_as_tail(pos, time);
+    }
+}

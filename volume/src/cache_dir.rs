@@ -1,0 +1,129 @@
+//! The directory on the local SSD: one daemon at a time, one store for ever.
+//!
+//! ```text
+//! lock          held while a daemon uses the directory; says which process
+//! store         the URL of the store that it belongs to
+//! logs/         <uuid>.log, one write log per volume
+//! read-cache    frames of objects
+//! leaves/       map leaves (sled)
+//! ```
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result};
+use crate::format::StoreId;
+
+/// A cache directory in use.
+#[derive(Debug)]
+pub(crate) struct CacheDir {
+    path: PathBuf,
+    /// Held until drop; `None` for a look only.
+    _lock: Option<File>,
+}
+
+impl CacheDir {
+    /// Makes the directory if need be, locks it and binds it to the store.
+    ///
+    /// # Errors
+    /// Another process holds it, it belongs to another store, or it cannot be used.
+    pub(crate) fn lock(path: &Path, store_url: &str) -> Result<Self> {
+        let failed = |what: &'static str| move |e| Error::local(path, what, e);
+        fs::create_dir_all(path.join("logs")).map_err(failed("create the directory"))?;
+        let lock_path = path.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(|e| Error::local(&lock_path, "open", e))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut holder = String::new();
+            // Without the number the message is still right.
+            let _ = lock.read_to_string(&mut holder);
+            return Err(Error::CacheDir {
+                path: path.to_owned(),
+                reason: format!(
+                    "process {} uses it; unmount that one first, or give --cache-dir another \
+                     directory",
+                    if holder.trim().is_empty() { "another" } else { holder.trim() }
+                ),
+            });
+        }
+        let dir = Self { path: path.to_owned(), _lock: None };
+        dir.check_store(store_url)?;
+        let note = format!("{}\n", std::process::id());
+        lock.set_len(0).map_err(|e| Error::local(&lock_path, "write", e))?;
+        lock.write_all(note.as_bytes()).map_err(|e| Error::local(&lock_path, "write", e))?;
+        if !dir.binding().exists() {
+            bind(&dir.binding(), store_url).map_err(|e| Error::local(dir.binding(), "write", e))?;
+        }
+        Ok(Self { _lock: Some(lock), ..dir })
+    }
+
+    /// The directory for a look only.
+    ///
+    /// # Errors
+    /// It belongs to another store.
+    pub(crate) fn look(path: &Path, store_url: &str) -> Result<Self> {
+        let dir = Self { path: path.to_owned(), _lock: None };
+        dir.check_store(store_url)?;
+        Ok(dir)
+    }
+
+    fn check_store(&self, store_url: &str) -> Result<()> {
+        match fs::read_to_string(self.binding()) {
+            Ok(bound) if bound.trim_end() != store_url => Err(Error::CacheDir {
+                path: self.path.clone(),
+                reason: format!(
+                    "it belongs to the store {}, not to {store_url}; use a cache directory of \
+                     its own for each store",
+                    bound.trim_end()
+                ),
+            }),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::local(self.binding(), "read", e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn binding(&self) -> PathBuf {
+        self.path.join("store")
+    }
+
+    /// Where the write logs are.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.path.join("logs")
+    }
+
+    /// The read cache's file.
+    pub(crate) fn read_cache(&self) -> PathBuf {
+        self.path.join("read-cache")
+    }
+
+    /// Where the map leaves are.
+    pub(crate) fn leaves(&self) -> PathBuf {
+        self.path.join("leaves")
+    }
+}
+
+/// Writes the binding so that it is there as a whole or not at all.
+fn bind(path: &Path, store_url: &str) -> std::io::Result<()> {
+    let unfinished = path.with_extension("new");
+    let mut file = File::create(&unfinished)?;
+    file.write_all(store_url.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)
+}
+
+/// The number by which logs know their store.
+pub(crate) fn store_id(store_url: &str) -> StoreId {
+    StoreId::new(xxh3_64(store_url.as_bytes()))
+}

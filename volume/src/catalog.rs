@@ -1,0 +1,205 @@
+//! Which volumes a store holds: names, superblocks, and the steps that change them.
+//!
+//! A name record says which volume a name means; the volume's superblock says which name it
+//! has. If the two disagree the superblock wins: a rename or a deletion that was cut short
+//! leaves a stale name record, which is not shown and may be taken over.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use lsvd_store::{Key, ObjectStore, StoreError};
+use uuid::Uuid;
+
+use crate::config::Compression;
+use crate::error::{Error, Result};
+use crate::format::{FileAttrs, NameRecord, ShortText, StoredOptions, Superblock, VolumeState};
+use crate::keys;
+use crate::name::VolumeName;
+use crate::superblock_cell::SuperblockCell;
+use crate::units::{Epoch, ObjectSeq};
+
+/// Objects listed at a time.
+const PAGE: usize = 1000;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Catalog {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
+        Self { store }
+    }
+
+    /// The volume that `name` means.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchVolume`], or the store fails, or what it holds is damaged.
+    pub(crate) fn find(&self, name: &VolumeName) -> Result<SuperblockCell> {
+        self.lookup(name)?.ok_or_else(|| Error::NoSuchVolume(name.to_string()))
+    }
+
+    fn lookup(&self, name: &VolumeName) -> Result<Option<SuperblockCell>> {
+        let Some(uuid) = self.uuid_of(&keys::name(name.as_str())?)? else { return Ok(None) };
+        let cell = SuperblockCell::open(&self.store, uuid)?;
+        Ok(cell.filter(|cell| is_named(&cell.get(), name.as_str())))
+    }
+
+    fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
+        match self.store.get(key) {
+            Ok((bytes, _)) => {
+                let record = NameRecord::decode(&bytes)
+                    .map_err(|e| e.of(format!("{}: name record {key}", self.store.url())))?;
+                Ok(Some(record.volume))
+            }
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// All volumes, by name. What cannot be read is reported to `bad` and left out.
+    pub(crate) fn list(&self, mut bad: impl FnMut(&str, Error)) -> Result<Vec<Superblock>> {
+        let mut found = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.store.list(keys::NAMES, after.as_ref(), PAGE)?;
+            for object in &page.objects {
+                let text = object.key.as_str().trim_start_matches(keys::NAMES);
+                let Ok(name) = VolumeName::new(text) else { continue };
+                match self.lookup(&name) {
+                    Ok(Some(cell)) => found.push(cell.get()),
+                    Ok(None) => {}
+                    Err(e @ Error::Store(_)) => return Err(e),
+                    Err(e) => bad(text, e),
+                }
+            }
+            after = page.objects.last().map(|o| o.key.clone());
+            if !page.truncated || after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Makes a volume.
+    ///
+    /// # Errors
+    /// [`Error::VolumeExists`], or the store fails.
+    pub(crate) fn create(
+        &self,
+        name: &VolumeName,
+        uuid: Uuid,
+        size_bytes: u64,
+        compression: Compression,
+        attrs: FileAttrs,
+        host: &str,
+    ) -> Result<Superblock> {
+        if self.lookup(name)?.is_some() {
+            return Err(Error::VolumeExists(name.to_string()));
+        }
+        let superblock = Superblock {
+            volume: uuid,
+            name: ShortText::truncated(name.as_str()),
+            generation: 1,
+            state: VolumeState::Live,
+            size_bytes,
+            epoch: Epoch::ZERO,
+            committed: ObjectSeq::ZERO,
+            checkpoint: None,
+            previous_checkpoint: None,
+            options: StoredOptions { compression, sync_remote: false },
+            attrs,
+            last_host: ShortText::truncated(host),
+            unknown: Vec::new(),
+        };
+        let key = keys::superblock(uuid)?;
+        let bytes = superblock.encode().map_err(|e| e.of(key.as_str()))?;
+        self.store.create(&key, &[IoSlice::new(&bytes)])?;
+        if let Err(e) = self.take_name(name, uuid) {
+            // Without a name nobody finds it; what is left is one small object.
+            let _ = self.store.delete(&key);
+            return Err(e);
+        }
+        Ok(superblock)
+    }
+
+    /// Makes `name` mean `uuid`; a stale record of that name gives way.
+    fn take_name(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
+        let key = keys::name(name.as_str())?;
+        let record = NameRecord { volume: uuid }.encode();
+        match self.store.create(&key, &[IoSlice::new(&record)]) {
+            Ok(()) => Ok(()),
+            Err(StoreError::AlreadyExists { .. }) => {
+                let (_, version) = self.store.get(&key)?;
+                match self.uuid_of(&key)? {
+                    Some(holder) if holder == uuid => return Ok(()),
+                    Some(_) if self.lookup(name)?.is_some() => {
+                        return Err(Error::VolumeExists(name.to_string()));
+                    }
+                    _ => {}
+                }
+                match self.store.replace(&key, &record, &version) {
+                    Ok(_) => Ok(()),
+                    Err(StoreError::Precondition { .. }) => {
+                        Err(Error::VolumeExists(name.to_string()))
+                    }
+                    Err(e) => Err(e.into()),
+                }
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Gives a volume another name. New name, then superblock, then the old name goes.
+    pub(crate) fn rename(&self, cell: &SuperblockCell, to: &VolumeName) -> Result<()> {
+        let old = cell.get();
+        if self.lookup(to)?.is_some() {
+            return Err(Error::VolumeExists(to.to_string()));
+        }
+        self.take_name(to, old.volume)?;
+        cell.update(|superblock| {
+            superblock.name = ShortText::truncated(to.as_str());
+            Ok(())
+        })?;
+        self.drop_name(old.name.as_str(), old.volume)
+    }
+
+    /// Deletes a volume: marked first, then the name, the objects, and the superblock last, so
+    /// that a deletion cut short is continued by the next one.
+    pub(crate) fn delete(&self, cell: &SuperblockCell) -> Result<()> {
+        cell.update(|superblock| {
+            superblock.state = VolumeState::Deleting;
+            Ok(())
+        })?;
+        let superblock = cell.get();
+        self.drop_name(superblock.name.as_str(), superblock.volume)?;
+        self.delete_objects(superblock.volume)
+    }
+
+    fn delete_objects(&self, uuid: Uuid) -> Result<()> {
+        let prefix = keys::stream_prefix(uuid);
+        loop {
+            let page = self.store.list(&prefix, None, PAGE)?;
+            for object in &page.objects {
+                self.store.delete(&object.key)?;
+            }
+            if page.objects.is_empty() {
+                break;
+            }
+        }
+        Ok(self.store.delete(&keys::superblock(uuid)?)?)
+    }
+
+    /// Removes the record of `name` if it still means `uuid`.
+    fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
+        let key = keys::name(name)?;
+        if self.uuid_of(&key)? == Some(uuid) {
+            self.store.delete(&key)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_named(superblock: &Superblock, name: &str) -> bool {
+    superblock.name.as_str() == name && superblock.state == VolumeState::Live
+}

@@ -1,0 +1,158 @@
+//! The map as objects of the stream.
+//!
+//! A checkpoint holds the leaves that changed since the one before, and the root: for every
+//! leaf the checkpoint that holds its present content. It is exactly true for the number it
+//! `covers`, the highest one committed when it was taken; objects in flight then come after.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::error::{Error, Result};
+use crate::format::{CheckpointHeader, CommonHeader, FenceRecord, LeafRef, ObjectHeader, Stamp};
+use crate::map::{CleanMap, Leaf, LeafChange, LeafIndex, LeafItem, LeafStore};
+use crate::stream::Stream;
+use crate::units::ObjectSeq;
+
+/// The root of the newest checkpoint.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Root {
+    /// The number that it is true for.
+    pub(crate) covers: ObjectSeq,
+    /// Where each leaf is.
+    leaves: BTreeMap<u64, LeafRef>,
+    /// All fences of the stream.
+    pub(crate) fences: Vec<FenceRecord>,
+}
+
+/// A checkpoint ready to be created.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) head: Vec<u8>,
+    pub(crate) body: Vec<u8>,
+    /// The root once it is committed.
+    pub(crate) root: Root,
+    /// Its leaves, for the local store.
+    pub(crate) leaves: Vec<LeafItem>,
+}
+
+impl Root {
+    /// The root that a checkpoint object carries.
+    pub(crate) fn of(header: &CheckpointHeader) -> Self {
+        Self {
+            covers: header.covers,
+            leaves: header.leaves.iter().map(|leaf| (leaf.index, *leaf)).collect(),
+            fences: header.fences.clone(),
+        }
+    }
+
+    /// Makes the checkpoint that follows this one: `changed` since it, true for `covers`.
+    pub(crate) fn prepare(
+        &self,
+        stamp: Stamp,
+        clean: bool,
+        covers: ObjectSeq,
+        changed: Vec<LeafChange>,
+        fences: &[FenceRecord],
+    ) -> Result<Prepared> {
+        let mut root = Self { covers, leaves: self.leaves.clone(), fences: fences.to_vec() };
+        let mut body = Vec::new();
+        let mut items = Vec::with_capacity(changed.len());
+        for change in changed {
+            let LeafChange { index, leaf, last_change } = change;
+            let bytes = match &leaf {
+                Some(leaf) => {
+                    Some(leaf.encode().map_err(|e| e.of(format!("leaf {}", index.get())))?)
+                }
+                None => None,
+            };
+            match &bytes {
+                Some(bytes) => {
+                    root.leaves.insert(
+                        index.get(),
+                        LeafRef {
+                            index: index.get(),
+                            last_change,
+                            object: stamp.seq,
+                            offset: body.len() as u64,
+                            len: bytes.len() as u32,
+                            sum: xxh3_64(bytes),
+                        },
+                    );
+                    body.extend_from_slice(bytes);
+                }
+                None => {
+                    root.leaves.remove(&index.get());
+                }
+            }
+            items.push(LeafItem { index, last_change, bytes });
+        }
+        let header = CheckpointHeader {
+            stamp,
+            clean,
+            covers,
+            leaves: root.leaves.values().copied().collect(),
+            fences: root.fences.clone(),
+            body_len: body.len() as u64,
+        };
+        let head = header.encode().map_err(|e| e.of(format!("checkpoint {}", stamp.seq)))?;
+        Ok(Prepared { head, body, root, leaves: items })
+    }
+
+    /// Loads all leaves: from the local store where it has them as the root says, otherwise
+    /// from the checkpoints that hold them.
+    pub(crate) fn load(&self, stream: &Stream, local: &LeafStore) -> Result<CleanMap> {
+        let mut map = CleanMap::new();
+        let mut objects = BTreeMap::new();
+        for leaf_ref in self.leaves.values() {
+            let index = LeafIndex::new(leaf_ref.index);
+            let kept = local.get(stream.volume(), index).filter(|kept| {
+                kept.last_change == leaf_ref.last_change && xxh3_64(&kept.bytes) == leaf_ref.sum
+            });
+            let leaf = match kept.and_then(|kept| Leaf::decode(&kept.bytes).ok()) {
+                Some(leaf) => leaf,
+                None => fetch(stream, leaf_ref, &mut objects)?,
+            };
+            map.set_leaf(index, leaf, leaf_ref.last_change);
+        }
+        Ok(map)
+    }
+}
+
+/// Reads one leaf from the checkpoint that holds it.
+fn fetch(
+    stream: &Stream,
+    leaf: &LeafRef,
+    objects: &mut BTreeMap<ObjectSeq, CommonHeader>,
+) -> Result<Leaf> {
+    let what = || format!("{} (leaf {} of the map)", stream.describe(leaf.object), leaf.index);
+    let common = match objects.entry(leaf.object) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(slot) => {
+            let found = stream.peek(leaf.object)?;
+            let (common, _) = found.ok_or_else(|| Error::damaged(what(), "it is missing"))?;
+            slot.insert(common)
+        }
+    };
+    let range = common
+        .body_range(leaf.offset, leaf.len.into())
+        .ok_or_else(|| Error::damaged(what(), "the root points outside the object"))?;
+    let bytes = stream.read(leaf.object, range)?;
+    if xxh3_64(&bytes) != leaf.sum {
+        return Err(Error::damaged(what(), "its checksum is wrong"));
+    }
+    Leaf::decode(&bytes).map_err(|e| e.of(what()))
+}
+
+/// Reads a checkpoint's header.
+pub(crate) fn read_checkpoint(stream: &Stream, seq: ObjectSeq) -> Result<CheckpointHeader> {
+    match stream.header(seq)? {
+        Some(ObjectHeader::Checkpoint(header)) => Ok(header),
+        Some(_) => Err(Error::damaged(stream.describe(seq), "it should be a checkpoint")),
+        None => Err(Error::damaged(
+            stream.describe(seq),
+            "this checkpoint is missing, and the map cannot be had without it",
+        )),
+    }
+}

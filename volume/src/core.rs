@@ -1,0 +1,50 @@
+//! What all threads of one open volume share.
+
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+
+use crate::cache::ReadCache;
+use crate::config::VolumeConfig;
+use crate::error::{Error, Result};
+use crate::health::Health;
+use crate::map::{LeafStore, Maps};
+use crate::object_index::ObjectIndex;
+use crate::platform::Platform;
+use crate::poison::Poison;
+use crate::stream::Stream;
+use crate::superblock_cell::SuperblockCell;
+
+/// See the module. Lock order: `log.head` before `maps`; everything else is held alone, and
+/// nothing is held across I/O on the store or the SSD, or while sending.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) name: Mutex<Arc<str>>,
+    pub(crate) uuid: Uuid,
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) config: VolumeConfig,
+    pub(crate) stream: Stream,
+    pub(crate) superblock: Arc<SuperblockCell>,
+    pub(crate) maps: RwLock<Maps>,
+    pub(crate) index: ObjectIndex,
+    pub(crate) cache: Arc<dyn ReadCache>,
+    pub(crate) leaves: Arc<LeafStore>,
+    pub(crate) health: Health,
+    pub(crate) poison: Arc<Poison>,
+}
+
+impl Core {
+    /// The volume's present name.
+    pub(crate) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name.lock())
+    }
+
+    /// Passes a durability step; an error is a simulated crash there.
+    pub(crate) fn step(&self, name: &'static str) -> Result<()> {
+        self.platform.failpoint(name).map_err(|e| Error::Poisoned {
+            volume: self.name().to_string(),
+            cause: format!("stopped at {name}: {e}").into(),
+        })
+    }
+}

@@ -1,0 +1,451 @@
+//! One engine per daemon: a store, a cache directory, and the volumes opened on them.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lsvd_store::ObjectStore;
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::cache::{CacheStats, FileCache, NoCache, ReadCache};
+use crate::cache_dir::{CacheDir, store_id};
+use crate::catalog::Catalog;
+use crate::config::{EngineConfig, VolumeConfig};
+use crate::error::{Error, Result};
+use crate::format::{FileAttrs, Superblock};
+use crate::log::{LogOnDisk, LogParams};
+use crate::map::LeafStore;
+use crate::name::VolumeName;
+use crate::open::{Close, Opening, Surroundings, close, discard};
+use crate::platform::{Host, Platform};
+use crate::pool::Pool;
+use crate::stats::VolumeStats;
+use crate::stream::Stream;
+use crate::superblock_cell::SuperblockCell;
+use crate::volume::{Volume, check_size};
+
+/// What is known of a volume without opening it, and more of one that is open.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct VolumeInfo {
+    /// Its name.
+    pub name: String,
+    /// Its identity.
+    pub uuid: Uuid,
+    /// Its size in bytes; of a volume that another host writes, as of its last checkpoint.
+    pub size_bytes: u64,
+    /// Owner, mode and times.
+    pub attrs: FileAttrs,
+    /// Its highest epoch known.
+    pub epoch: u64,
+    /// The host that wrote to it last.
+    pub last_host: String,
+    /// Present while it is open here.
+    pub live: Option<VolumeStats>,
+    /// This host's log of it, if there is one.
+    pub log: Option<LogInfo>,
+}
+
+/// A write log on this host.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub struct LogInfo {
+    /// The file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Whether it was closed with everything in the store.
+    pub clean: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Engine {
+    store: Arc<dyn ObjectStore>,
+    catalog: Catalog,
+    config: EngineConfig,
+    around: Surroundings,
+    read_only: bool,
+    writers: Mutex<HashMap<Uuid, Arc<Volume>>>,
+    /// Settings of volumes that have their own.
+    volume_configs: Mutex<HashMap<String, VolumeConfig>>,
+    /// Held while a volume is opened, closed, renamed or deleted.
+    transition: Mutex<()>,
+    _dir: CacheDir,
+}
+
+impl Engine {
+    /// Opens the store with a cache directory, which is locked for this engine.
+    ///
+    /// # Errors
+    /// Another process has the directory, it belongs to another store, or the SSD fails.
+    pub fn open(store: Arc<dyn ObjectStore>, config: EngineConfig) -> Result<Arc<Self>> {
+        let dir = CacheDir::lock(&config.cache_dir, store.url())?;
+        Self::assemble(store, config, Arc::new(Host::new()), dir, false)
+    }
+
+    /// As [`Self::open`], on a machine of the caller's making: for tests and simulation.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_on(
+        platform: Arc<dyn Platform>,
+        store: Arc<dyn ObjectStore>,
+        config: EngineConfig,
+    ) -> Result<Arc<Self>> {
+        let dir = CacheDir::lock(&config.cache_dir, store.url())?;
+        Self::assemble(store, config, platform, dir, false)
+    }
+
+    /// Opens the store for looking only; nothing is locked and nothing changed.
+    ///
+    /// # Errors
+    /// The cache directory belongs to another store.
+    pub fn open_read_only(store: Arc<dyn ObjectStore>, config: EngineConfig) -> Result<Arc<Self>> {
+        let dir = CacheDir::look(&config.cache_dir, store.url())?;
+        Self::assemble(store, config, Arc::new(Host::new()), dir, true)
+    }
+
+    fn assemble(
+        store: Arc<dyn ObjectStore>,
+        config: EngineConfig,
+        platform: Arc<dyn Platform>,
+        dir: CacheDir,
+        read_only: bool,
+    ) -> Result<Arc<Self>> {
+        let cache: Arc<dyn ReadCache> = if read_only || config.cache_bytes == 0 {
+            Arc::new(NoCache)
+        } else {
+            open_cache(&dir, config.cache_bytes)
+        };
+        let leaves = if read_only { LeafStore::none() } else { LeafStore::open(&dir.leaves()) };
+        let around = Surroundings {
+            pool: Arc::new(Pool::start(&platform)?),
+            platform,
+            cache,
+            leaves: Arc::new(leaves),
+            log_dir: dir.logs(),
+            store_id: store_id(store.url()),
+        };
+        Ok(Arc::new(Self {
+            catalog: Catalog::new(Arc::clone(&store)),
+            store,
+            config,
+            around,
+            read_only,
+            writers: Mutex::default(),
+            volume_configs: Mutex::default(),
+            transition: Mutex::default(),
+            _dir: dir,
+        }))
+    }
+
+    /// The store's URL.
+    pub fn store_url(&self) -> &str {
+        self.store.url()
+    }
+
+    /// How the read cache fares.
+    pub fn cache_stats(&self) -> CacheStats {
+        self.around.cache.stats()
+    }
+
+    /// Gives one volume settings of its own, from its next opening on.
+    pub fn configure_volume(&self, name: &VolumeName, config: VolumeConfig) {
+        self.volume_configs.lock().insert(name.to_string(), config);
+    }
+
+    fn volume_config(&self, name: &VolumeName) -> VolumeConfig {
+        let own = self.volume_configs.lock().get(name.as_str()).cloned();
+        own.unwrap_or_else(|| self.config.volume.clone())
+    }
+
+    fn check_writable(&self, name: &VolumeName) -> Result<()> {
+        if self.read_only { Err(Error::ReadOnly(name.to_string())) } else { Ok(()) }
+    }
+
+    /// Makes a volume of `size_bytes`, a multiple of 4096.
+    ///
+    /// # Errors
+    /// The name is taken, the size is impossible, or the store fails.
+    pub fn create(
+        &self,
+        name: &VolumeName,
+        size_bytes: u64,
+        attrs: FileAttrs,
+    ) -> Result<VolumeInfo> {
+        self.check_writable(name)?;
+        check_size(size_bytes)?;
+        let _alone = self.transition.lock();
+        let platform = &self.around.platform;
+        let uuid = uuid::Builder::from_random_bytes(platform.random().to_le_bytes()).into_uuid();
+        let compression = self.volume_config(name).compression;
+        let host = platform.host_name();
+        let made = self.catalog.create(name, uuid, size_bytes, compression, attrs, &host)?;
+        Ok(self.describe(&made))
+    }
+
+    /// All volumes by name. Volumes whose superblock cannot be read are left out, and named in
+    /// the log.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn list(&self) -> Result<Vec<VolumeInfo>> {
+        let found = self.catalog.list(|name, error| log::error!("volume {name:?}: {error}"))?;
+        Ok(found.iter().map(|superblock| self.describe(superblock)).collect())
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store fails.
+    pub fn info(&self, name: &VolumeName) -> Result<VolumeInfo> {
+        Ok(self.describe(&self.catalog.find(name)?.get()))
+    }
+
+    fn describe(&self, superblock: &Superblock) -> VolumeInfo {
+        let open = self.writers.lock().get(&superblock.volume).cloned();
+        let params = LogParams {
+            platform: Arc::clone(&self.around.platform),
+            dir: self.around.log_dir.clone(),
+            name: superblock.name.as_str().to_owned(),
+            volume: superblock.volume,
+            store_id: self.around.store_id,
+            ring_bytes: 0,
+            window_bytes: 0,
+        };
+        // What cannot be read is reported when the volume is opened.
+        let log = LogOnDisk::open(&params, false).ok().flatten().map(|log| LogInfo {
+            path: log.path(),
+            bytes: log.header().ring_bytes,
+            clean: log.header().clean,
+        });
+        VolumeInfo {
+            name: superblock.name.as_str().to_owned(),
+            uuid: superblock.volume,
+            size_bytes: open.as_ref().map_or(superblock.size_bytes, |v| v.size_bytes()),
+            attrs: open.as_ref().map_or(superblock.attrs, |v| v.core.superblock.get().attrs),
+            epoch: superblock.epoch.get(),
+            last_host: superblock.last_host.as_str().to_owned(),
+            live: open.map(|volume| volume.stats()),
+            log,
+        }
+    }
+
+    /// Gives a volume another name; allowed while it is open.
+    ///
+    /// # Errors
+    /// There is none of the old name or one of the new, or the store fails.
+    pub fn rename(&self, from: &VolumeName, to: &VolumeName) -> Result<()> {
+        self.check_writable(from)?;
+        let _alone = self.transition.lock();
+        let found = self.catalog.find(from)?;
+        let open = self.writers.lock().get(&found.get().volume).cloned();
+        match open {
+            Some(volume) => {
+                self.catalog.rename(&volume.core.superblock, to)?;
+                volume.renamed(to.as_str());
+            }
+            None => self.catalog.rename(&found, to)?,
+        }
+        let own = self.volume_configs.lock().remove(from.as_str());
+        if let Some(own) = own {
+            self.volume_configs.lock().insert(to.to_string(), own);
+        }
+        Ok(())
+    }
+
+    /// Deletes a volume with all its data, here and in the store.
+    ///
+    /// # Errors
+    /// It is open here, there is none of that name, or the store fails.
+    pub fn delete(&self, name: &VolumeName) -> Result<()> {
+        self.check_writable(name)?;
+        let _alone = self.transition.lock();
+        let found = self.catalog.find(name)?;
+        let uuid = found.get().volume;
+        if self.writers.lock().contains_key(&uuid) {
+            let by = "this daemon has it open for writing".to_owned();
+            return Err(Error::InUse { volume: name.to_string(), by });
+        }
+        self.catalog.delete(&found)?;
+        self.around.leaves.remove_volume(uuid);
+        let params = self.log_params(name, uuid);
+        match LogOnDisk::open(&params, false) {
+            Ok(Some(log)) => discard(&params, &log),
+            Ok(None) => Ok(()),
+            Err(_) => self
+                .around
+                .platform
+                .remove_log(&params.path())
+                .map_err(|e| Error::local(params.path(), "remove", e)),
+        }
+    }
+
+    /// Records owner, mode and times of a volume's file.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store fails.
+    pub fn set_attrs(&self, name: &VolumeName, attrs: FileAttrs) -> Result<()> {
+        self.check_writable(name)?;
+        let found = self.catalog.find(name)?;
+        let open = self.writers.lock().get(&found.get().volume).cloned();
+        let change = |superblock: &mut Superblock| {
+            superblock.attrs = attrs;
+            Ok(())
+        };
+        match open {
+            Some(volume) => volume.core.superblock.update(change),
+            None => found.update(change),
+        }
+    }
+
+    fn log_params(&self, name: &VolumeName, volume: Uuid) -> LogParams {
+        let config = self.volume_config(name);
+        LogParams {
+            platform: Arc::clone(&self.around.platform),
+            dir: self.around.log_dir.clone(),
+            name: name.to_string(),
+            volume,
+            store_id: self.around.store_id,
+            ring_bytes: config.log_bytes,
+            window_bytes: config.buffer_bytes,
+        }
+    }
+
+    fn opening(&self, name: &VolumeName, superblock: SuperblockCell) -> Opening<'_> {
+        Opening {
+            around: &self.around,
+            stream: Stream::new(Arc::clone(&self.store), superblock.get().volume),
+            superblock,
+            config: self.volume_config(name),
+        }
+    }
+
+    /// Opens a volume for reading. Fences nobody; shows what the store holds and, where this
+    /// host wrote last, its log on top. If the volume is open for writing here, that one.
+    ///
+    /// # Errors
+    /// There is none of that name, it is damaged, or the store fails.
+    pub fn open_reader(&self, name: &VolumeName) -> Result<Arc<Volume>> {
+        let _alone = self.transition.lock();
+        let found = self.catalog.find(name)?;
+        if let Some(open) = self.writers.lock().get(&found.get().volume) {
+            return Ok(Arc::clone(open));
+        }
+        Ok(Arc::new(self.opening(name, found).read_only()?))
+    }
+
+    /// Opens a volume for writing: fences other hosts, recovers the log. A second call returns
+    /// the same volume.
+    ///
+    /// # Errors
+    /// As [`Self::open_reader`]; [`Error::StaleLog`] where this host's log cannot be replayed.
+    pub fn open_writer(&self, name: &VolumeName) -> Result<Arc<Volume>> {
+        self.check_writable(name)?;
+        let _alone = self.transition.lock();
+        let found = self.catalog.find(name)?;
+        let uuid = found.get().volume;
+        if let Some(open) = self.writers.lock().get(&uuid) {
+            return Ok(Arc::clone(open));
+        }
+        let volume = Arc::new(self.opening(name, found).read_write()?);
+        self.writers.lock().insert(uuid, Arc::clone(&volume));
+        Ok(volume)
+    }
+
+    /// The volume, if it is open for writing here.
+    pub fn opened(&self, name: &VolumeName) -> Option<Arc<Volume>> {
+        self.writers.lock().values().find(|volume| volume.name() == name.as_str()).cloned()
+    }
+
+    /// Closes a volume that is open for writing; others are left alone.
+    ///
+    /// # Errors
+    /// The volume had failed, or the SSD does now; it is closed all the same.
+    pub fn close(&self, name: &VolumeName, how: Close) -> Result<()> {
+        let _alone = self.transition.lock();
+        let Some(volume) = self.opened(name) else { return Ok(()) };
+        self.writers.lock().remove(&volume.uuid());
+        close(&volume, how, &mut |_| true)
+    }
+
+    /// Closes all volumes and ends the engine's threads. `progress` is told a few times a
+    /// second how many bytes are still to be uploaded; returning false leaves the rest in the
+    /// logs.
+    ///
+    /// # Errors
+    /// The first error of a volume; all are closed.
+    pub fn shutdown(&self, how: Close, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+        let _alone = self.transition.lock();
+        let mut open: Vec<_> = self.writers.lock().drain().map(|(_, volume)| volume).collect();
+        for volume in &open {
+            if let (Close::Drain, Some(writer)) = (how, volume.writer_parts()) {
+                // All drain at once; each is then waited for in turn.
+                writer.drain_to(writer.log.last_seq());
+            }
+        }
+        let mut first_error = Ok(());
+        let mut how = how;
+        while let Some(volume) = open.pop() {
+            let rest: u64 = open.iter().map(|v| v.dirty_bytes()).sum();
+            let mut go_on = true;
+            let closed = close(&volume, how, &mut |left| {
+                go_on = go_on && progress(left + rest);
+                go_on
+            });
+            if !go_on {
+                how = Close::Keep;
+            }
+            if let Err(error) = closed {
+                log::error!("volume {:?}: {error}", volume.name());
+                first_error = first_error.and(Err(error));
+            }
+        }
+        self.around.pool.stop();
+        first_error
+    }
+
+    /// Gives up what this host's log of a volume holds and the store does not; returns how
+    /// many bytes that were.
+    ///
+    /// # Errors
+    /// The volume is open, or the SSD fails.
+    pub fn discard_log(&self, name: &VolumeName) -> Result<u64> {
+        self.check_writable(name)?;
+        let _alone = self.transition.lock();
+        let uuid = self.catalog.find(name)?.get().volume;
+        if self.writers.lock().contains_key(&uuid) {
+            let by = "this daemon has it open for writing".to_owned();
+            return Err(Error::InUse { volume: name.to_string(), by });
+        }
+        let params = self.log_params(name, uuid);
+        let Some(log) = LogOnDisk::open(&params, false)? else { return Ok(0) };
+        let mut bytes = 0;
+        log.scan(|record| {
+            bytes += u64::from(record.head.payload_len);
+            Ok(())
+        })?;
+        discard(&params, &log)?;
+        Ok(bytes)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // After an orderly shutdown there is nothing left to do.
+        if let Err(error) = self.shutdown(Close::Keep, &mut |_| true) {
+            log::error!("{error}");
+        }
+    }
+}
+
+/// A cache that cannot be had is done without.
+fn open_cache(dir: &CacheDir, bytes: u64) -> Arc<dyn ReadCache> {
+    match FileCache::open(&dir.read_cache(), bytes) {
+        Ok(cache) => Arc::new(cache),
+        Err(error) => {
+            log::warn!("no read cache: {error}");
+            Arc::new(NoCache)
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What can go wrong in the engine. Every error names the thing and says the way out.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use lsvd_store::StoreError;
+
+/// The result of an engine operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operation on a volume failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no volume of that name.
+    #[error("volume {0:?} does not exist (`lsvd-fuse list` shows what does)")]
+    NoSuchVolume(String),
+    /// The name is taken.
+    #[error("volume {0:?} exists already")]
+    VolumeExists(String),
+    /// The name cannot be a volume's.
+    #[error("volume name {name:?}: {reason}")]
+    BadName {
+        /// What was given.
+        name: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The size cannot be a volume's.
+    #[error("volume size {bytes}: {reason}")]
+    BadSize {
+        /// What was given.
+        bytes: u64,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A shrink would cut off data.
+    #[error(
+        "volume {volume:?} holds data beyond {bytes} bytes; shrinking would destroy it (--force does it all the same)"
+    )]
+    ShrinkLosesData {
+        /// The volume.
+        volume: String,
+        /// The size that was asked for.
+        bytes: u64,
+    },
+    /// The volume is open.
+    #[error("volume {volume:?} is in use: {by}")]
+    InUse {
+        /// The volume.
+        volume: String,
+        /// Who uses it.
+        by: String,
+    },
+    /// A write to something opened read-only.
+    #[error("volume {0:?} is open read-only")]
+    ReadOnly(String),
+    /// The request reaches past the end of the volume.
+    #[error("volume {volume:?}: {offset}+{bytes} reaches past its end at {size}")]
+    OutOfRange {
+        /// The volume.
+        volume: String,
+        /// First byte of the request.
+        offset: u64,
+        /// Length of the request.
+        bytes: u64,
+        /// Size of the volume in bytes.
+        size: u64,
+    },
+    /// Bytes in the store, the log or the cache are not what was written there.
+    #[error("{what} is damaged: {detail}")]
+    Damaged {
+        /// The object or file.
+        what: String,
+        /// What is wrong, and the way out.
+        detail: String,
+    },
+    /// Something was written by a later version of this program.
+    #[error(
+        "{what} has format version {found}; this program knows versions up to {known}: use a newer lsvd-fuse"
+    )]
+    NewerFormat {
+        /// The object or file.
+        what: String,
+        /// The version found.
+        found: u32,
+        /// The latest version known.
+        known: u32,
+    },
+    /// The local log holds data that the store's history has moved past.
+    #[error(
+        "volume {volume:?}: the log {path} holds {bytes} bytes of writes that never reached the store, and {other} has taken the volume over since; \
+         they cannot be merged. Keep the file to look into it (move it away), or give the writes up with `lsvd-fuse discard-log {volume}`"
+    )]
+    StaleLog {
+        /// The volume.
+        volume: String,
+        /// The log file.
+        path: PathBuf,
+        /// Bytes of data in it that the store does not hold.
+        bytes: u64,
+        /// Who holds or held the volume since.
+        other: String,
+    },
+    /// Another host has taken the volume over.
+    #[error(
+        "volume {volume:?} was taken over by {by}: this host may not write to it any more; unmount, then mount again to take it back"
+    )]
+    Fenced {
+        /// The volume.
+        volume: String,
+        /// Who took it over.
+        by: String,
+    },
+    /// A background thread failed; the volume takes no more writes.
+    #[error("volume {volume:?} takes no more writes: {cause}")]
+    Poisoned {
+        /// The volume.
+        volume: String,
+        /// What failed first.
+        cause: Arc<str>,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+    /// The local SSD failed or is full.
+    #[error("{path}: cannot {operation}: {source}")]
+    Local {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// The system's error.
+        source: Arc<io::Error>,
+    },
+    /// The cache directory cannot be used.
+    #[error("cache directory {path}: {reason}")]
+    CacheDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why, and the way out.
+        reason: String,
+    },
+    /// The volume, or the engine, is shutting down.
+    #[error("volume {0:?} is closing")]
+    Closing(String),
+}
+
+impl From<StoreError> for Error {
+    fn from(source: StoreError) -> Self {
+        Error::Store(Arc::new(source))
+    }
+}
+
+impl Error {
+    /// Wraps an error of a local file.
+    pub fn local(path: impl Into<PathBuf>, operation: &'static str, source: io::Error) -> Self {
+        Error::Local { path: path.into(), operation, source: Arc::new(source) }
+    }
+
+    /// Names damage.
+    pub fn damaged(what: impl ToString, detail: impl ToString) -> Self {
+        Error::Damaged { what: what.to_string(), detail: detail.to_string() }
+    }
+}

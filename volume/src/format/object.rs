@@ -1,0 +1,83 @@
+//! The header of any object of the stream.
+
+use super::checkpoint::CheckpointHeader;
+use super::data_object::DataHeader;
+use super::error::FormatResult;
+use super::fence::{FenceHeader, FillerHeader};
+use super::object_header::{ObjectKind, Stamp, peek};
+
+/// A decoded header, by kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectHeader {
+    /// Writes and trims.
+    Data(DataHeader),
+    /// The map.
+    Checkpoint(CheckpointHeader),
+    /// The beginning of a reign.
+    Fence(FenceHeader),
+    /// Nothing but its number.
+    Filler(FillerHeader),
+}
+
+impl ObjectHeader {
+    /// Decodes a header; `bytes` are at least all of it.
+    ///
+    /// # Errors
+    /// `Truncated` if [`peek`] says that the header is longer; whatever else makes it anything
+    /// but an object's header.
+    pub fn decode(bytes: &[u8]) -> FormatResult<Self> {
+        Ok(match peek(bytes)?.kind {
+            ObjectKind::Data => Self::Data(DataHeader::decode(bytes)?),
+            ObjectKind::Checkpoint => Self::Checkpoint(CheckpointHeader::decode(bytes)?),
+            ObjectKind::Fence => Self::Fence(FenceHeader::decode(bytes)?),
+            ObjectKind::Filler => Self::Filler(FillerHeader::decode(bytes)?),
+        })
+    }
+
+    /// What its writer says.
+    pub fn stamp(&self) -> &Stamp {
+        match self {
+            Self::Data(header) => &header.common().stamp,
+            Self::Checkpoint(header) => &header.stamp,
+            Self::Fence(header) => &header.stamp,
+            Self::Filler(header) => &header.stamp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::error::FormatError;
+    use crate::format::ids::ShortText;
+    use crate::format::testing::stamp;
+    use crate::units::ObjectSeq;
+
+    #[test]
+    fn every_kind_is_told_apart() {
+        let headers = [
+            ObjectHeader::Data(DataHeader::new(stamp(), 4096, vec![], vec![]).unwrap()),
+            ObjectHeader::Checkpoint(CheckpointHeader {
+                stamp: stamp(),
+                clean: false,
+                covers: ObjectSeq::ZERO,
+                leaves: vec![],
+                fences: vec![],
+                body_len: 0,
+            }),
+            ObjectHeader::Fence(FenceHeader { stamp: stamp(), host: ShortText::default() }),
+            ObjectHeader::Filler(FillerHeader { stamp: stamp() }),
+        ];
+        for header in headers {
+            let bytes = match &header {
+                ObjectHeader::Data(header) => header.encode(),
+                ObjectHeader::Checkpoint(header) => header.encode().unwrap(),
+                ObjectHeader::Fence(header) => header.encode().unwrap(),
+                ObjectHeader::Filler(header) => header.encode().unwrap(),
+            };
+            assert_eq!(header.stamp(), &stamp());
+            assert_eq!(ObjectHeader::decode(&bytes), Ok(header));
+        }
+        assert_eq!(ObjectHeader::decode(&[0; 128]), Err(FormatError::BadMagic));
+    }
+}

@@ -1,0 +1,41 @@
+//! The engine of the log-structured virtual disk.
+
+mod batch;
+pub mod cache;
+mod cache_dir;
+mod catalog;
+mod checkpoint;
+pub mod config;
+mod core;
+mod engine;
+pub mod error;
+pub mod format;
+mod health;
+mod keys;
+mod log;
+pub mod map;
+mod name;
+mod object_index;
+mod open;
+mod park;
+pub mod platform;
+mod poison;
+mod pool;
+mod publish;
+mod read;
+mod recover;
+mod stats;
+mod stream;
+mod superblock_cell;
+pub mod units;
+mod volume;
+
+pub use config::{Compression, EngineConfig, VolumeConfig};
+pub use engine::{Engine, LogInfo, VolumeInfo};
+pub use error::{Error, Result};
+pub use format::FileAttrs;
+pub use name::VolumeName;
+pub use open::Close;
+pub use stats::VolumeStats;
+pub use uuid::Uuid;
+pub use volume::Volume;

@@ -1,0 +1,264 @@
+//! The thread `lsvd-log`: takes the log from memory to the SSD, one sync for all who wait.
+//!
+//! It alone writes the file. A round seals the current block, waits for slots still being
+//! filled, writes everything not yet written in large pieces, syncs if somebody needs it, and
+//! answers. While it works, the next waiters gather: that is the group commit.
+//!
+//! After one failed write or sync no later flush succeeds: what the device lost then cannot
+//! be known. What is still in memory drains to the store.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::format::LogPoint;
+use crate::units::{LogPos, LogSeq, ObjectSeq};
+
+use super::write_log::WriteLog;
+
+/// Called once with the outcome of a flush.
+pub(crate) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// How long acknowledged writes may stay in memory alone when nobody flushes.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Shared with the threads that ask for something.
+#[derive(Default)]
+pub(super) struct FlushState {
+    waiters: Vec<FlushDone>,
+    woken: bool,
+    stop: bool,
+    /// Newest tail not yet in a header.
+    tail: Option<(LogPos, LogSeq, ObjectSeq)>,
+    /// Everything before is in the file.
+    written: LogPos,
+    /// Everything before is safe in the file.
+    synced: LogPos,
+}
+
+impl std::fmt::Debug for FlushState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FlushState")
+            .field("waiters", &self.waiters.len())
+            .field("written", &self.written)
+            .field("synced", &self.synced)
+            .finish_non_exhaustive()
+    }
+}
+
+impl FlushState {
+    pub(super) fn new(start: LogPos) -> Self {
+        Self { written: start, synced: start, ..Self::default() }
+    }
+
+    pub(super) fn note_tail(&mut self, tail: LogPos, seq: LogSeq, committed: ObjectSeq) {
+        self.tail = Some((tail, seq, committed));
+    }
+
+    pub(super) fn wake(&mut self) {
+        self.woken = true;
+    }
+}
+
+/// One round's orders.
+struct Round {
+    waiters: Vec<FlushDone>,
+    idle: bool,
+    stop: bool,
+}
+
+impl WriteLog {
+    /// Calls `done` when everything acknowledged so far is safe on the SSD.
+    pub(crate) fn flush(&self, done: FlushDone) {
+        if let Err(error) = self.poison.check() {
+            return done(Err(error));
+        }
+        let mut flush = self.flush.lock();
+        if flush.stop {
+            drop(flush);
+            return done(Err(Error::Closing(self.volume.clone())));
+        }
+        if flush.synced >= self.end() {
+            drop(flush);
+            return done(Ok(()));
+        }
+        flush.waiters.push(done);
+        self.flush_wake.notify_one();
+    }
+
+    pub(super) fn wake_flusher(&self) {
+        self.flush_wake_at.store(u64::MAX, Ordering::SeqCst);
+        self.flush.lock().woken = true;
+        self.flush_wake.notify_one();
+    }
+
+    /// Ends the thread after one last round that makes everything safe.
+    pub(crate) fn stop_flusher(&self) {
+        self.flush.lock().stop = true;
+        self.flush_wake.notify_one();
+    }
+
+    /// The thread's body.
+    pub(crate) fn run_flusher(self: &Arc<Self>) -> Result<()> {
+        loop {
+            let round = self.next_round();
+            let outcome = self.round(&round).map_err(|source| {
+                let error = Error::local(&self.data.path, "write the log", source);
+                self.poison.set(error.clone());
+                error
+            });
+            for done in round.waiters {
+                done(outcome.clone());
+            }
+            if round.stop || outcome.is_err() {
+                self.refuse_flushes();
+                return outcome;
+            }
+        }
+    }
+
+    /// Whoever asks for a flush after the end gets an error, at once.
+    fn refuse_flushes(&self) {
+        let left = {
+            let mut flush = self.flush.lock();
+            flush.stop = true;
+            std::mem::take(&mut flush.waiters)
+        };
+        let error = match self.poison.cause() {
+            Some(cause) => cause.clone(),
+            None => Error::Closing(self.volume.clone()),
+        };
+        for done in left {
+            done(Err(error.clone()));
+        }
+    }
+
+    /// Waits until there is something to do.
+    fn next_round(&self) -> Round {
+        let threshold = self.data.layout.window_bytes() / 8;
+        let mut flush = self.flush.lock();
+        let mut idle = false;
+        while flush.waiters.is_empty() && !flush.woken && !flush.stop && !idle {
+            let wake_at = flush.written.plus(threshold);
+            self.flush_wake_at.store(wake_at.get(), Ordering::SeqCst);
+            let end = self.end();
+            if end >= wake_at {
+                break;
+            }
+            let pending = flush.synced < end || flush.tail.is_some();
+            if pending {
+                idle = self.flush_wake.wait_for(&mut flush, IDLE).timed_out();
+            } else {
+                self.flush_wake_at.store(0, Ordering::SeqCst);
+                if self.end() == end {
+                    self.flush_wake.wait(&mut flush);
+                    // The first append after a rest: let more of them gather.
+                    flush.woken = flush.tail.is_some();
+                }
+            }
+        }
+        flush.woken = false;
+        Round { waiters: std::mem::take(&mut flush.waiters), idle, stop: flush.stop }
+    }
+
+    fn round(&self, round: &Round) -> io::Result<()> {
+        let (sealed, next_seq) = self.seal();
+        let (written, synced) = {
+            let flush = self.flush.lock();
+            (flush.written, flush.synced)
+        };
+        let sync_wanted = !round.waiters.is_empty() || round.idle || round.stop;
+        // A write that is durable by itself spares the sync, if nothing else waits for one.
+        let durable_write = sync_wanted && written == synced;
+        self.write_out(written, sealed, durable_write)?;
+        self.platform.failpoint("log.written")?;
+        if sync_wanted && synced < sealed {
+            if !durable_write {
+                self.data.file.sync()?;
+            }
+            self.platform.failpoint("log.synced")?;
+            self.flush.lock().synced = sealed;
+            self.durable_seq.fetch_max(next_seq.get().saturating_sub(1), Ordering::Relaxed);
+        }
+        if round.idle || round.stop || self.needs_room() {
+            self.write_header(sealed, next_seq, sync_wanted)?;
+        }
+        self.make_room(sealed);
+        Ok(())
+    }
+
+    /// Ends the current block and waits until all before it is filled.
+    fn seal(&self) -> (LogPos, LogSeq) {
+        let mut head = self.head.lock();
+        if let Some(pad) = head.seal() {
+            self.write_pad(pad);
+        }
+        let sealed = head.pos();
+        let next_seq = head.seq();
+        while head.filled() < sealed {
+            self.filled.wait(&mut head);
+        }
+        (sealed, next_seq)
+    }
+
+    fn write_out(&self, from: LogPos, to: LogPos, durable: bool) -> io::Result<()> {
+        let mut at = from;
+        while at < to {
+            let len = to.since(at).min(self.data.layout.to_window_end(at));
+            // SAFETY: filled (sealed) and above the floor, which only this thread raises.
+            let bytes = unsafe { self.data.memory.bytes(at, len as usize) };
+            self.data.file.write_at(self.data.layout.file_offset(at), bytes, durable)?;
+            at = at.plus(len);
+        }
+        self.data.memory.set_written(to);
+        self.flush.lock().written = to;
+        Ok(())
+    }
+
+    /// Records the tail, and what is durable, in the header that is not in force.
+    fn write_header(&self, durable: LogPos, next_seq: LogSeq, synced: bool) -> io::Result<()> {
+        let tail = self.flush.lock().tail.take();
+        let mut headers = self.headers.lock();
+        headers.write(|header| {
+            if let Some((pos, seq, committed)) = tail {
+                header.tail = LogPoint { pos, seq };
+                header.committed = committed;
+            }
+            if synced {
+                header.durable = LogPoint { pos: durable, seq: next_seq };
+            }
+        })?;
+        self.data.file.sync()?;
+        self.platform.failpoint("log.header_synced")?;
+        let reuse = headers.reuse();
+        drop(headers);
+        self.data.raise_reuse(reuse);
+        self.head.lock().raise_reuse(reuse);
+        self.notify_room();
+        Ok(())
+    }
+
+    /// Whether the ring is more than half taken and a header write would free some of it.
+    /// It takes two of them: ring space is re-used below the tail of both headers.
+    fn needs_room(&self) -> bool {
+        let (tight, tail) = {
+            let head = self.head.lock();
+            let taken = head.pos().since(head.reuse());
+            (taken > self.data.layout.ring_bytes() / 2, head.tail())
+        };
+        tight && self.headers.lock().reuse() < tail
+    }
+
+    /// Keeps the newer half of the window readable, gives up the rest.
+    fn make_room(&self, written: LogPos) {
+        let end = self.end();
+        let keep_from = end.get().saturating_sub(self.data.layout.window_bytes() / 2);
+        let floor = written.min(LogPos::new(keep_from));
+        if floor > self.data.memory.floor() {
+            self.data.memory.raise_floor(floor);
+            self.notify_room();
+        }
+    }
+}

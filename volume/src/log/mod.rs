@@ -1,0 +1,38 @@
+//! The write log: a ring on the local SSD whose newest part lives in memory.
+//!
+//! ```text
+//!    append (FUSE threads)                       lsvd-log thread
+//!       | reserve, copy, hash, publish               | large direct writes, one sync for all
+//!       v                                            v
+//!  [ memory window ......... ] ---------------> [ ring on the SSD ................. ]
+//!                      \                            /
+//!                       +--> LogTail (lsvd-batch) <+    released once committed in the store
+//! ```
+//! A write is acknowledged when its record is whole in the memory, which survives the
+//! process; a flush is answered when everything before it is safe on the SSD. The log is
+//! the queue to the store: there is no second copy of the backlog.
+//!
+//! Files: [`layout`] where a position lies · `head` who may take the next one · `memory`
+//! the window · `data` file and memory together · `header_pair` the file's two headers · `write_log` append and release ·
+//! `flusher` the thread · `tail` reading in order for the sequencer · `fetch` reading a
+//! piece for a reader · `scan` what a crash left · `open` making and opening a log.
+
+mod data;
+mod fetch;
+mod flusher;
+mod head;
+mod header_pair;
+pub(crate) mod layout;
+mod memory;
+mod open;
+mod scan;
+mod tail;
+mod write_log;
+
+pub(crate) use data::LogData;
+pub(crate) use fetch::Fetched;
+pub(crate) use head::Pass;
+pub(crate) use open::{LogOnDisk, LogParams, Start};
+pub(crate) use scan::ScanEnd;
+pub(crate) use tail::LogTail;
+pub(crate) use write_log::{Entry, Refused, WriteLog};

@@ -1,0 +1,526 @@
+//! The whole map of a volume: the dirty map over the clean map.
+//!
+//! What happens to it, each under the one lock of the owner:
+//!
+//! | event | change |
+//! |---|---|
+//! | a write or trim is acknowledged | [`Maps::write`], [`Maps::trim`]: into the dirty map |
+//! | the volume is resized | [`Maps::resize`]: a shrink is a trim of all beyond the new end |
+//! | an object is committed | [`Maps::commit`], as often as it has slices: dirty to clean |
+//!
+//! A record must be in the dirty map before the sequencer may take it: the commit of its
+//! object removes it from there, and one that came later would stay for ever.
+
+use super::clean_map::{CleanMap, CleanPiece};
+use super::dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
+use super::object_table::ObjectTable;
+use crate::units::{Extent, Lba, LogPos, LogSeq, ObjectSeq};
+
+/// A part of the answer of [`Maps::lookup`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapPiece {
+    /// In the write log.
+    Log {
+        /// The sectors on the disk.
+        extent: Extent,
+        /// The record.
+        seq: LogSeq,
+        /// Start of the record in the log.
+        record: LogPos,
+        /// Offset of the first sector in the record's payload, in sectors.
+        sector: u32,
+    },
+    /// Trimmed since the last commit: zeroes.
+    Zero {
+        /// The sectors on the disk.
+        extent: Extent,
+    },
+    /// In an object.
+    Object {
+        /// The sectors on the disk.
+        extent: Extent,
+        /// The object.
+        object: ObjectSeq,
+        /// Offset of the first sector in the object's data, in sectors.
+        object_sector: u64,
+    },
+    /// Never written, or trimmed: zeroes.
+    Hole {
+        /// The sectors on the disk.
+        extent: Extent,
+    },
+}
+
+impl MapPiece {
+    /// The sectors on the disk.
+    pub fn extent(&self) -> Extent {
+        match *self {
+            MapPiece::Log { extent, .. }
+            | MapPiece::Zero { extent }
+            | MapPiece::Object { extent, .. }
+            | MapPiece::Hole { extent } => extent,
+        }
+    }
+}
+
+/// An extent of an object that is being committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitExtent {
+    /// The sectors on the disk.
+    pub extent: Extent,
+    /// What the object says about them.
+    pub source: CommitSource,
+}
+
+/// What an object says about an extent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitSource {
+    /// The object holds the data from this sector of its data on.
+    Data {
+        /// Offset in the object's data, in sectors.
+        object_sector: u32,
+    },
+    /// The extent was trimmed.
+    Zero,
+}
+
+impl From<(Extent, Option<u32>)> for CommitExtent {
+    /// An extent and its place in the object's data; no place, if it was trimmed.
+    fn from((extent, place): (Extent, Option<u32>)) -> Self {
+        let source = match place {
+            Some(object_sector) => CommitSource::Data { object_sector },
+            None => CommitSource::Zero,
+        };
+        Self { extent, source }
+    }
+}
+
+/// Both levels of a volume's map, its size, and the use of its objects.
+#[derive(Debug, Default)]
+pub struct Maps {
+    dirty: DirtyMap,
+    clean: CleanMap,
+    objects: ObjectTable,
+    sectors: u64,
+}
+
+impl Maps {
+    /// The map of an empty volume of `sectors` sectors.
+    pub fn new(sectors: u64) -> Self {
+        Self { sectors, ..Self::default() }
+    }
+
+    /// The map that a checkpoint describes: `clean` as it is, live sectors counted from it.
+    pub fn from_clean(sectors: u64, clean: CleanMap) -> Self {
+        let mut objects = ObjectTable::new();
+        for (_, slot) in clean.leaves() {
+            for extent in slot.leaf.extents() {
+                objects.gained(extent.object, u64::from(extent.sectors));
+            }
+        }
+        Self { dirty: DirtyMap::new(), clean, objects, sectors }
+    }
+
+    /// The volume's size in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.sectors
+    }
+
+    /// What is in the write log only.
+    pub fn dirty(&self) -> &DirtyMap {
+        &self.dirty
+    }
+
+    /// What is committed.
+    pub fn clean(&self) -> &CleanMap {
+        &self.clean
+    }
+
+    /// Forgets leaves that vanished at or before `change`: a checkpoint covers them.
+    pub fn forget_removed_leaves(&mut self, change: ObjectSeq) {
+        self.clean.forget_removed(change);
+    }
+
+    /// The use of the objects.
+    pub fn objects(&self) -> &ObjectTable {
+        &self.objects
+    }
+
+    /// The use of the objects, to enter sizes and drop what is deleted.
+    pub fn objects_mut(&mut self) -> &mut ObjectTable {
+        &mut self.objects
+    }
+
+    /// Sectors that take up room: exact when nothing is dirty. While there are dirty
+    /// extents, those that overwrite or trim committed ones count as if they did not.
+    pub fn allocated_sectors(&self) -> u64 {
+        (self.clean.mapped_sectors() + self.dirty.log_sectors()).min(self.sectors)
+    }
+
+    /// Publishes data of a record: `extent` is at `sector` of the payload of the record that
+    /// starts at `record`.
+    pub fn write(&mut self, extent: Extent, seq: LogSeq, record: LogPos, sector: u32) {
+        self.dirty.insert(extent, DirtyExtent { seq, source: DirtySource::Log { record, sector } });
+    }
+
+    /// Publishes a trim.
+    pub fn trim(&mut self, extent: Extent, seq: LogSeq) {
+        self.dirty.insert(extent, DirtyExtent { seq, source: DirtySource::Zero });
+    }
+
+    /// Sets the size. What a shrink cuts off reads as zeroes if the volume grows again.
+    pub fn resize(&mut self, sectors: u64, seq: LogSeq) {
+        if sectors < self.sectors
+            && let Some(beyond) = Extent::between(Lba::new(sectors), Lba::new(Extent::LBA_LIMIT))
+        {
+            self.trim(beyond, seq);
+        }
+        self.sectors = sectors;
+    }
+
+    /// Commits a slice of `object`, which contains every record up to and including `through`
+    /// that objects before it do not. The caller does all slices before it commits the next
+    /// object, and may let go of the lock between them.
+    pub fn commit(&mut self, object: ObjectSeq, slice: &[CommitExtent], through: LogSeq) {
+        let Self { dirty, clean, objects, .. } = self;
+        for part in slice {
+            let freed = |object: ObjectSeq, sectors: u32| objects.freed(object, u64::from(sectors));
+            match part.source {
+                CommitSource::Data { object_sector } => {
+                    clean.apply_data(part.extent, object, object_sector, object, freed);
+                    objects.gained(object, part.extent.sectors());
+                }
+                CommitSource::Zero => clean.remove(part.extent, object, freed),
+            }
+            dirty.remove_through(part.extent, through);
+        }
+    }
+
+    /// Commits a resize to `sectors` whose record is `seq`, carried by `object`: what a shrink
+    /// cut off leaves the map. The size itself is left alone, for a later resize may have
+    /// been acknowledged by now.
+    pub fn commit_resize(&mut self, object: ObjectSeq, sectors: u64, seq: LogSeq) {
+        let Self { dirty, clean, objects, .. } = self;
+        let end = Lba::new(sectors);
+        clean.truncate(end, object, |object, sectors| objects.freed(object, u64::from(sectors)));
+        dirty.truncate(end, seq);
+    }
+
+    /// Sets the size without touching the map: recovery, where the stream says it.
+    pub fn set_sectors(&mut self, sectors: u64) {
+        self.sectors = sectors;
+    }
+
+    /// Appends to `out` pieces that cover `extent` completely, in order.
+    pub fn lookup(&self, extent: Extent, out: &mut Vec<MapPiece>) {
+        let mut pieces = Vec::new();
+        let mut below = Vec::new();
+        self.dirty.lookup(extent, &mut pieces);
+        for piece in pieces {
+            match piece {
+                Piece::Hit(extent, DirtyExtent { source: DirtySource::Zero, .. }) => {
+                    out.push(MapPiece::Zero { extent });
+                }
+                Piece::Hit(
+                    extent,
+                    DirtyExtent { seq, source: DirtySource::Log { record, sector } },
+                ) => {
+                    out.push(MapPiece::Log { extent, seq, record, sector });
+                }
+                Piece::Gap(gap) => {
+                    self.clean.lookup(gap, &mut below);
+                    out.extend(below.drain(..).map(|piece| match piece {
+                        CleanPiece::Object { extent, object, object_sector } => {
+                            MapPiece::Object { extent, object, object_sector }
+                        }
+                        CleanPiece::Hole { extent } => MapPiece::Hole { extent },
+                    }));
+                }
+            }
+        }
+    }
+
+    /// The first sector at or after `at` that holds data; `None` if there is none before the
+    /// end of the volume.
+    pub fn next_data(&self, at: Lba) -> Option<Lba> {
+        let end = Lba::new(self.sectors);
+        let mut at = at;
+        while at < end {
+            match self.dirty.piece_at(at)? {
+                Piece::Hit(_, DirtyExtent { source: DirtySource::Log { .. }, .. }) => {
+                    return Some(at);
+                }
+                Piece::Hit(zeroes, _) => at = zeroes.end(),
+                Piece::Gap(gap) => match self.clean.next_mapped(at) {
+                    Some(found) if found < gap.end() => return (found < end).then_some(found),
+                    _ => at = gap.end(),
+                },
+            }
+        }
+        None
+    }
+
+    /// The first sector at or after `at` that holds no data; the end of the volume if there
+    /// is none before it.
+    pub fn next_hole(&self, at: Lba) -> Lba {
+        let end = Lba::new(self.sectors);
+        let mut at = at;
+        while at < end {
+            match self.dirty.piece_at(at) {
+                Some(Piece::Hit(data, DirtyExtent { source: DirtySource::Log { .. }, .. })) => {
+                    at = data.end()
+                }
+                Some(Piece::Gap(gap)) => {
+                    at = self.clean.next_hole(at, gap.end());
+                    if at < gap.end() {
+                        break;
+                    }
+                }
+                Some(Piece::Hit(..)) | None => break,
+            }
+        }
+        at.min(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DISK: u64 = 64;
+
+    /// What a sector holds: the record that wrote it and the place in that record, so that
+    /// the oracle sees a wrong offset as well.
+    type Content = Option<(u64, u64)>;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Write(u64, u64),
+        Trim(u64, u64),
+        Resize(u64),
+        /// Commit what was written so far, in slices of so many extents, with a write at this
+        /// place after each slice.
+        Commit(usize, Option<(u64, u64)>),
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let op = prop_oneof![
+            6 => (0..DISK, 1..20u64).prop_map(|(s, n)| Op::Write(s, n)),
+            2 => (0..DISK, 1..30u64).prop_map(|(s, n)| Op::Trim(s, n)),
+            1 => (1..=DISK).prop_map(Op::Resize),
+            2 => (1..5usize, proptest::option::of((0..DISK, 1..20u64))).prop_map(|(n, w)| Op::Commit(n, w)),
+        ];
+        proptest::collection::vec(op, 1..50)
+    }
+
+    /// The maps beside one cell per sector, with a model of the log and of the stream.
+    struct Model {
+        maps: Maps,
+        cells: Vec<Content>,
+        seq: u64,
+        /// Content of each object, by sector of its data.
+        objects: HashMap<u64, Vec<Content>>,
+        /// What is not in an object yet: record, extent, and whether it is data.
+        pending: Vec<(u64, Extent, bool)>,
+    }
+
+    impl Model {
+        fn new() -> Self {
+            Self {
+                maps: Maps::new(DISK),
+                cells: vec![None; DISK as usize],
+                seq: 0,
+                objects: HashMap::new(),
+                pending: Vec::new(),
+            }
+        }
+
+        fn extent(&self, start: u64, sectors: u64) -> Option<Extent> {
+            Extent::new(Lba::new(start), sectors.min(self.maps.sectors().checked_sub(start)?))
+        }
+
+        fn step(&mut self, op: &Op) {
+            match *op {
+                Op::Write(start, sectors) => {
+                    let Some(extent) = self.extent(start, sectors) else {
+                        return;
+                    };
+                    self.seq += 1;
+                    self.maps.write(extent, LogSeq::new(self.seq), LogPos::new(self.seq), 0);
+                    for i in 0..extent.sectors() {
+                        self.cells[(start + i) as usize] = Some((self.seq, i));
+                    }
+                    self.pending.push((self.seq, extent, true));
+                }
+                Op::Trim(start, sectors) => {
+                    let Some(extent) = self.extent(start, sectors) else {
+                        return;
+                    };
+                    self.seq += 1;
+                    self.maps.trim(extent, LogSeq::new(self.seq));
+                    self.cells[start as usize..extent.end().get() as usize].fill(None);
+                    self.pending.push((self.seq, extent, false));
+                }
+                Op::Resize(sectors) => {
+                    // A resize seals the batch; its own commit may come much later, so the
+                    // model does it half of the time.
+                    self.commit(2, None);
+                    self.seq += 1;
+                    self.maps.resize(sectors, LogSeq::new(self.seq));
+                    self.cells[sectors as usize..].fill(None);
+                    if self.seq.is_multiple_of(2) {
+                        self.maps.commit_resize(
+                            ObjectSeq::new(self.seq),
+                            sectors,
+                            LogSeq::new(self.seq),
+                        );
+                    } else {
+                        let beyond =
+                            Extent::between(Lba::new(sectors), Lba::new(Extent::LBA_LIMIT));
+                        self.pending.push((self.seq, beyond.unwrap(), false));
+                    }
+                }
+                Op::Commit(slice, write) => self.commit(slice, write),
+            }
+            self.check();
+        }
+
+        fn commit(&mut self, slice: usize, write: Option<(u64, u64)>) {
+            let through = LogSeq::new(self.seq);
+            // The batch coalesces: an object's extents are disjoint, the latest record wins.
+            let mut batch = DirtyMap::new();
+            for (seq, extent, data) in self.pending.drain(..) {
+                let source = if data {
+                    DirtySource::Log { record: LogPos::new(seq), sector: 0 }
+                } else {
+                    DirtySource::Zero
+                };
+                batch.insert(extent, DirtyExtent { seq: LogSeq::new(seq), source });
+            }
+            let mut pieces = Vec::new();
+            batch.lookup(Extent::new(Lba::ZERO, Extent::LBA_LIMIT).unwrap(), &mut pieces);
+            let mut data = Vec::new();
+            let mut extents = Vec::new();
+            for piece in pieces {
+                let Piece::Hit(extent, value) = piece else {
+                    continue;
+                };
+                let place = match value.source {
+                    DirtySource::Zero => None,
+                    DirtySource::Log { record, sector } => {
+                        let place = data.len() as u32;
+                        let content = |i| Some((record.get(), u64::from(sector) + i));
+                        data.extend((0..extent.sectors()).map(content));
+                        Some(place)
+                    }
+                };
+                extents.push(CommitExtent::from((extent, place)));
+            }
+            let object = ObjectSeq::new(self.seq.max(1));
+            self.maps.objects_mut().add(object, data.len() as u64, 0);
+            let kept = self.objects.entry(object.get()).or_default();
+            assert!(kept.is_empty() || data.is_empty(), "an object has one content");
+            if kept.is_empty() {
+                *kept = data;
+            }
+            for slice in extents.chunks(slice) {
+                self.maps.commit(object, slice, through);
+                self.check();
+                if let Some((start, sectors)) = write {
+                    self.step(&Op::Write(start, sectors));
+                }
+            }
+            assert!(self.maps.dirty().oldest().is_none_or(|seq| seq > through), "all is committed");
+        }
+
+        fn check(&self) {
+            let size = self.maps.sectors();
+            let mut pieces = Vec::new();
+            self.maps.lookup(Extent::new(Lba::ZERO, size).unwrap(), &mut pieces);
+            let mut seen: Vec<Content> = Vec::new();
+            for piece in pieces {
+                assert_eq!(piece.extent().start().get(), seen.len() as u64);
+                let sectors = piece.extent().sectors();
+                match piece {
+                    MapPiece::Log { record, sector, .. } => {
+                        seen.extend(
+                            (0..sectors).map(|i| Some((record.get(), u64::from(sector) + i))),
+                        );
+                    }
+                    MapPiece::Object { object, object_sector, .. } => {
+                        let from = object_sector as usize;
+                        seen.extend_from_slice(
+                            &self.objects[&object.get()][from..from + sectors as usize],
+                        );
+                    }
+                    MapPiece::Zero { .. } | MapPiece::Hole { .. } => {
+                        seen.extend((0..sectors).map(|_| None))
+                    }
+                }
+            }
+            assert_eq!(seen, self.cells[..size as usize]);
+            self.check_seek(&seen);
+            self.check_live();
+        }
+
+        fn check_seek(&self, cells: &[Content]) {
+            for from in 0..=cells.len() {
+                let tail = &cells[from..];
+                let data =
+                    tail.iter().position(Option::is_some).map(|i| Lba::new((from + i) as u64));
+                assert_eq!(self.maps.next_data(Lba::new(from as u64)), data);
+                let hole = tail.iter().position(Option::is_none).map_or(cells.len(), |i| from + i);
+                assert_eq!(self.maps.next_hole(Lba::new(from as u64)), Lba::new(hole as u64));
+            }
+        }
+
+        fn check_live(&self) {
+            let mut live: HashMap<u64, u64> = HashMap::new();
+            self.maps.clean().mapped_in(
+                Extent::new(Lba::ZERO, Extent::LBA_LIMIT).unwrap(),
+                |extent, object, _| {
+                    *live.entry(object.get()).or_default() += extent.sectors();
+                },
+            );
+            for (object, usage) in self.maps.objects().iter() {
+                assert_eq!(usage.live_sectors, live.get(&object.get()).copied().unwrap_or(0));
+            }
+            assert_eq!(
+                self.maps.objects().total().live_sectors,
+                self.maps.clean().mapped_sectors()
+            );
+            let again = Maps::from_clean(self.maps.sectors(), self.maps.clean().clone());
+            assert_eq!(again.objects().total().live_sectors, self.maps.clean().mapped_sectors());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_one_cell_per_sector_at_every_slice_of_a_commit(ops in ops()) {
+            let mut model = Model::new();
+            ops.iter().for_each(|op| model.step(op));
+            model.commit(1, None);
+            model.check();
+            let mapped = model.cells.iter().flatten().count() as u64;
+            prop_assert_eq!(model.maps.allocated_sectors(), mapped);
+        }
+    }
+
+    #[test]
+    fn a_dirty_trim_hides_committed_data() {
+        let mut maps = Maps::new(100);
+        let e = |s, n| Extent::new(Lba::new(s), n).unwrap();
+        let data =
+            CommitExtent { extent: e(10, 20), source: CommitSource::Data { object_sector: 0 } };
+        maps.commit(ObjectSeq::new(1), &[data], LogSeq::new(1));
+        maps.trim(e(0, 20), LogSeq::new(2));
+        assert_eq!(maps.next_data(Lba::ZERO), Some(Lba::new(20)));
+        assert_eq!(maps.next_hole(Lba::new(20)), Lba::new(30));
+        assert_eq!(maps.next_data(Lba::new(30)), None);
+        assert_eq!(maps.next_hole(Lba::new(100)), Lba::new(100));
+    }
+}

@@ -1,0 +1,357 @@
+//! Opening and closing a volume: the parts put together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::batch::{Position, Sequencer, WINDOW};
+use crate::cache::ReadCache;
+use crate::config::VolumeConfig;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::format::{Nonce, ShortText, Stamp, StoreId, VolumeState};
+use crate::health::Health;
+use crate::log::{LogOnDisk, LogParams, Start};
+use crate::map::LeafStore;
+use crate::object_index::ObjectIndex;
+use crate::platform::Platform;
+use crate::poison::{Poison, guard};
+use crate::pool::Pool;
+use crate::publish::Publisher;
+use crate::read::Reader;
+use crate::recover::{Ownership, StreamState, Takeover, ownership, replay};
+use crate::stream::Stream;
+use crate::superblock_cell::SuperblockCell;
+use crate::units::ObjectSeq;
+use crate::volume::{Volume, Writer};
+
+/// How often a closing volume reports what is left.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// What the engine lends to each of its volumes.
+#[derive(Clone, Debug)]
+pub(crate) struct Surroundings {
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) cache: Arc<dyn ReadCache>,
+    pub(crate) leaves: Arc<LeafStore>,
+    pub(crate) log_dir: std::path::PathBuf,
+    pub(crate) store_id: StoreId,
+}
+
+/// How a volume is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Upload everything and leave a mark that nothing is missing.
+    Drain,
+    /// Make everything safe on the SSD and leave the rest of the upload to the next opening.
+    Keep,
+}
+
+/// A volume about to be opened.
+pub(crate) struct Opening<'a> {
+    pub(crate) around: &'a Surroundings,
+    pub(crate) stream: Stream,
+    pub(crate) superblock: SuperblockCell,
+    pub(crate) config: VolumeConfig,
+}
+
+impl Opening<'_> {
+    fn name(&self) -> String {
+        self.superblock.get().name.as_str().to_owned()
+    }
+
+    fn log_params(&self) -> LogParams {
+        LogParams {
+            platform: Arc::clone(&self.around.platform),
+            dir: self.around.log_dir.clone(),
+            name: self.name(),
+            volume: self.stream.volume(),
+            store_id: self.around.store_id,
+            ring_bytes: self.config.log_bytes,
+            window_bytes: self.config.buffer_bytes,
+        }
+    }
+
+    fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {
+        let superblock = self.superblock.get();
+        if superblock.state == VolumeState::Deleting {
+            return Err(Error::NoSuchVolume(self.name()));
+        }
+        let committed = log.map_or(ObjectSeq::ZERO, |log| log.header().committed);
+        StreamState::read(&self.stream, &superblock, committed, &self.around.leaves)
+    }
+
+    fn stale(&self, log: &LogOnDisk, bytes: u64, other: String) -> Error {
+        Error::StaleLog { volume: self.name(), path: log.path(), bytes, other }
+    }
+
+    fn core(self, state: StreamState, poison: Arc<Poison>) -> Arc<Core> {
+        Arc::new(Core {
+            name: Mutex::new(self.name().into()),
+            uuid: self.stream.volume(),
+            platform: Arc::clone(&self.around.platform),
+            config: self.config,
+            stream: self.stream,
+            superblock: Arc::new(self.superblock),
+            maps: RwLock::new(state.maps),
+            index: ObjectIndex::default(),
+            cache: Arc::clone(&self.around.cache),
+            leaves: Arc::clone(&self.around.leaves),
+            health: Health::default(),
+            poison,
+        })
+    }
+
+    /// Opens for reading: the stream, and this host's log on top where it continues it.
+    /// Changes nothing anywhere.
+    pub(crate) fn read_only(self) -> Result<Volume> {
+        let log = LogOnDisk::open(&self.log_params(), false)?;
+        let mut state = self.read_stream(log.as_ref())?;
+        let mut data = None;
+        if let Some(log) = log {
+            match ownership(&state, &log)? {
+                Ownership::Ours => {
+                    replay(&mut state, &log)?;
+                    data = Some(Arc::clone(log.data()));
+                }
+                Ownership::Contained => {}
+                Ownership::Stale { bytes, other } => {
+                    let error = self.stale(&log, bytes, other);
+                    log::warn!("reading without the local log: {error}");
+                }
+            }
+        }
+        let pool = Arc::clone(&self.around.pool);
+        let core = self.core(state, Arc::default());
+        Ok(Volume::new(Arc::clone(&core), Reader::new(core, data), None, pool))
+    }
+
+    /// Opens for writing: takes the stream over and recovers the log.
+    pub(crate) fn read_write(self) -> Result<Volume> {
+        let around = self.around.clone();
+        let params = self.log_params();
+        let found = LogOnDisk::open(&params, true)?;
+        let mut state = self.read_stream(found.as_ref())?;
+        self.warn_of_others(&state);
+
+        let (mut log, ours) = self.own_log(&params, &state, found)?;
+        let nonce = log.set_pending(Nonce::new(around.platform.random()))?;
+        let won = self.take_over(nonce, &mut state, &log, ours)?;
+        log::info!(
+            "volume {:?}: opened for writing, epoch {}, {} objects read since the checkpoint",
+            self.name(),
+            state.epoch,
+            state.rolled
+        );
+
+        let stream_size = state.maps.sectors();
+        let replayed = replay(&mut state, &log)?;
+        if replayed.records > 0 {
+            log::info!(
+                "volume {:?}: {} records of the log replayed",
+                self.name(),
+                replayed.records
+            );
+        }
+        let poison: Arc<Poison> = Arc::default();
+        let committed = state.committed();
+        let start = Start {
+            tail: replayed.tail,
+            end: replayed.end,
+            next_seq: replayed.next_seq,
+            fence: won.fence,
+            committed,
+            size_sectors: state.maps.sectors(),
+        };
+        let log = Arc::new(log.start(start, Arc::clone(&poison))?);
+        let position = Position {
+            next: won.next,
+            committed,
+            epoch: state.epoch,
+            log_seq: state.log_seq,
+            root: state.root.clone(),
+            fences: state.fences.clone(),
+            tail: log.header().tail,
+            size_sectors: stream_size,
+            since_checkpoint: state.rolled,
+        };
+        let core = self.core(state, poison);
+        let writer = start_threads(&core, log, position)?;
+        let reader = Reader::new(Arc::clone(&core), Some(Arc::clone(writer.log.data())));
+        Ok(Volume::new(core, reader, Some(writer), around.pool))
+    }
+
+    /// The log to continue with: the one found, if it is ours, or a new one.
+    fn own_log(
+        &self,
+        params: &LogParams,
+        state: &StreamState,
+        found: Option<LogOnDisk>,
+    ) -> Result<(LogOnDisk, bool)> {
+        if let Some(log) = found {
+            match ownership(state, &log)? {
+                Ownership::Ours => return Ok((log, true)),
+                Ownership::Stale { bytes, other } => return Err(self.stale(&log, bytes, other)),
+                Ownership::Contained => discard(params, &log)?,
+            }
+        }
+        let nonce = Nonce::new(self.around.platform.random());
+        Ok((LogOnDisk::create(params, nonce, state.log_seq.next())?, false))
+    }
+
+    fn take_over(
+        &self,
+        nonce: Nonce,
+        state: &mut StreamState,
+        log: &LogOnDisk,
+        ours: bool,
+    ) -> Result<crate::recover::Won> {
+        let platform = &self.around.platform;
+        let stamp = |seq, epoch, state: &StreamState| Stamp {
+            volume: self.stream.volume(),
+            seq,
+            epoch,
+            nonce: Nonce::new(platform.random()),
+            window: WINDOW as u32,
+            committed: state.committed(),
+            log_seq: state.log_seq,
+            size_sectors: state.maps.sectors(),
+            written_ms: platform.unix_millis(),
+        };
+        let step = |name| platform.failpoint(name).map_err(|e| Error::local(name, "pass", e));
+        let takeover = Takeover {
+            stream: &self.stream,
+            volume: self.name().into(),
+            stamp: &stamp,
+            host: ShortText::truncated(&platform.host_name()),
+            step: &step,
+        };
+        takeover.fence(nonce, state, |state| match ownership(state, log)? {
+            Ownership::Stale { bytes, other } => Err(self.stale(log, bytes, other)),
+            Ownership::Contained if ours => Err(Error::Fenced {
+                volume: self.name(),
+                by: "a host that opened it at the same moment".to_owned(),
+            }),
+            _ => Ok(()),
+        })
+    }
+
+    /// Says so if another host's log may hold what the store does not.
+    fn warn_of_others(&self, state: &StreamState) {
+        let Some(newest) = state.newest_fence() else { return };
+        let here = self.around.platform.host_name();
+        if !state.clean && newest.host.as_str() != here {
+            log::warn!(
+                "volume {:?}: host {:?} had it open for writing and did not close it: its log may \
+                 hold writes that are not in the store and will be refused there from now on",
+                self.name(),
+                newest.host.as_str()
+            );
+        }
+    }
+}
+
+/// Removes a log and its memory.
+pub(crate) fn discard(params: &LogParams, log: &LogOnDisk) -> Result<()> {
+    params.platform.remove_buffer(&params.dir, log.header().log_id.get());
+    params.platform.remove_log(&params.path()).map_err(|e| Error::local(log.path(), "remove", e))
+}
+
+fn start_threads(
+    core: &Arc<Core>,
+    log: Arc<crate::log::WriteLog>,
+    position: Position,
+) -> Result<Writer> {
+    let writer = Writer {
+        publisher: Publisher::new(Arc::clone(core)),
+        parking: Arc::default(),
+        orders: Arc::default(),
+        threads: Mutex::default(),
+        log,
+    };
+    let volume = core.name();
+    let start = |name: &'static str, body: Box<dyn FnOnce() -> Result<()> + Send>| {
+        let (poison, volume) = (Arc::clone(&core.poison), Arc::clone(&volume));
+        let guarded = Box::new(move || guard(&poison, &volume, name, body));
+        let thread = core.platform.spawn(name, guarded);
+        thread.map_err(|e| Error::local(name, "start the thread", e))
+    };
+    let log = Arc::clone(&writer.log);
+    let flusher = start("lsvd-log", Box::new(move || log.run_flusher()))?;
+    let sequencer = Sequencer::new(
+        Arc::clone(core),
+        Arc::clone(&writer.log),
+        Arc::clone(&writer.orders),
+        position,
+    );
+    let batch = start("lsvd-batch", Box::new(move || sequencer.run()))?;
+    let (parking, log) = (Arc::clone(&writer.parking), Arc::clone(&writer.log));
+    let publisher = writer.publisher.clone();
+    let park = start(
+        "lsvd-park",
+        Box::new(move || {
+            parking.run(&log, &publisher);
+            Ok(())
+        }),
+    )?;
+    *writer.threads.lock() = vec![park, batch, flusher];
+    Ok(writer)
+}
+
+/// Closes a volume. `progress` is told how many bytes are left and may turn a drain into
+/// [`Close::Keep`] by returning false.
+///
+/// # Errors
+/// The volume failed before, or the SSD does now. It is closed all the same.
+pub(crate) fn close(
+    volume: &Volume,
+    how: Close,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
+    let Some(writer) = volume.writer_parts() else { return Ok(()) };
+    let poison = &volume.core.poison;
+    writer.parking.stop();
+    writer.log.close_for_appends();
+    let mut drained = how == Close::Drain && poison.cause().is_none();
+    drained = drained && drain(volume, writer, progress);
+
+    writer.orders.stop();
+    writer.log.wake_tail();
+    writer.log.stop_flusher();
+    for thread in std::mem::take(&mut *writer.threads.lock()) {
+        // A panic has poisoned the volume.
+        let _ = thread.join();
+    }
+    poison.check()?;
+    if drained {
+        writer.log.mark_clean(writer.orders.committed_object())?;
+    }
+    writer.log.forget_memory();
+    Ok(())
+}
+
+/// Uploads everything and writes the last checkpoint; false if that was broken off.
+fn drain(volume: &Volume, writer: &Writer, progress: &mut dyn FnMut(u64) -> bool) -> bool {
+    let through = writer.log.last_seq();
+    writer.drain_to(through);
+    let go_on = |progress: &mut dyn FnMut(u64) -> bool| {
+        progress(writer.log.backlog().0)
+            && volume.core.poison.cause().is_none()
+            && !writer.orders.ended()
+    };
+    while !writer.orders.wait_committed(through, PROGRESS) {
+        if !go_on(progress) {
+            return false;
+        }
+    }
+    let asked = writer.orders.checkpoint(true);
+    writer.log.wake_tail();
+    while !writer.orders.wait_checkpoint(asked, PROGRESS) {
+        if !go_on(progress) {
+            return false;
+        }
+    }
+    true
+}

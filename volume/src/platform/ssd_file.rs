@@ -1,0 +1,115 @@
+//! A log file on a real SSD: large direct writes, buffered reads.
+//!
+//! Writes bypass the page cache (`O_DIRECT`), because a log is written once and read from
+//! memory; where a file system has no direct I/O (tmpfs), writes are buffered. Reads go
+//! through the page cache; the kernel drops cached pages that a direct write overwrites.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
+use rustix::io::ReadWriteFlags;
+
+use super::LogFile;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct SsdFile {
+    reader: File,
+    writer: Option<File>,
+    bytes: u64,
+}
+
+impl SsdFile {
+    /// Opens an existing file.
+    pub(super) fn open(path: &Path, write: bool) -> io::Result<Self> {
+        let reader = File::open(path)?;
+        fadvise(&reader, 0, None, Advice::Random)?;
+        let writer = if write { Some(open_direct(path)?) } else { None };
+        let bytes = reader.metadata()?.len();
+        Ok(Self { reader, writer, bytes })
+    }
+
+    /// Makes a file of `bytes` at `path`, allocated and written throughout, beginning with
+    /// `head`, and syncs it. An ordinary fallocated file would cost each first write of a
+    /// block a journal commit.
+    pub(super) fn create(path: &Path, bytes: u64, head: &[u8]) -> io::Result<()> {
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let zeroes = vec![0_u8; 4 << 20];
+        let mut at = 0;
+        while at < bytes {
+            let n = (bytes - at).min(zeroes.len() as u64) as usize;
+            file.write_all_at(zeroes.get(..n).unwrap_or_default(), at)?;
+            at += n as u64;
+        }
+        file.write_all_at(head, 0)?;
+        file.sync_all()
+    }
+
+    fn writer(&self) -> io::Result<&File> {
+        self.writer.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+}
+
+fn open_direct(path: &Path) -> io::Result<File> {
+    let direct =
+        OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
+    match direct {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            OpenOptions::new().write(true).open(path)
+        }
+        other => other,
+    }
+}
+
+impl LogFile for SsdFile {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.reader.read_exact_at(out, offset)
+    }
+
+    fn read_at_nowait(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
+        let wanted = out.len();
+        let mut slices = [io::IoSliceMut::new(out)];
+        match rustix::io::preadv2(&self.reader, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+            Ok(n) => Ok(n == wanted),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::OPNOTSUPP) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
+        let file = self.writer()?;
+        if !durable {
+            return file.write_all_at(data, offset);
+        }
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
+            let n = rustix::io::pwritev2(
+                file,
+                &[io::IoSlice::new(rest)],
+                offset + done as u64,
+                ReadWriteFlags::DSYNC,
+            )?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.writer()?.sync_data()
+    }
+}

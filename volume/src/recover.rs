@@ -1,0 +1,341 @@
+//! From a store and a log to a volume that can be used.
+//!
+//! ```text
+//! superblock -> checkpoint (root, leaves) -> roll forward over headers -> first missing number
+//!     -> whose log is it? -> fence at that number -> fillers -> replay of the log
+//! ```
+//! Everything up to the question whose log it is only reads; a refusal leaves no trace.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::checkpoint::{Root, read_checkpoint};
+use crate::error::{Error, Result};
+use crate::format::{
+    FenceHeader, FenceId, FenceRecord, FillerHeader, LogPoint, Nonce, ObjectHeader, RecordKind,
+    ShortText, Stamp, Superblock,
+};
+use crate::log::{LogOnDisk, ScanEnd};
+use crate::map::{CommitExtent, LeafStore, Maps};
+use crate::stream::{Created, Stream};
+use crate::units::{Epoch, LogSeq, ObjectSeq};
+
+/// How many later objects are looked at to tell a gap from the end.
+const WITNESSES: usize = 64;
+
+/// A stream as far as it is known.
+#[derive(Debug)]
+pub(crate) struct StreamState {
+    pub(crate) maps: Maps,
+    /// The first number that is missing.
+    pub(crate) next: ObjectSeq,
+    /// The epoch of the newest fence; zero if there is none.
+    pub(crate) epoch: Epoch,
+    /// All fences, oldest first.
+    pub(crate) fences: Vec<FenceRecord>,
+    /// The highest record in it.
+    pub(crate) log_seq: LogSeq,
+    /// Whether its last object says that nothing was in flight after it.
+    pub(crate) clean: bool,
+    /// The largest window of its writers.
+    pub(crate) window: u64,
+    /// The root of the checkpoint it was entered at.
+    pub(crate) root: Root,
+    /// Objects after the checkpoint's `covers`.
+    pub(crate) rolled: u64,
+}
+
+impl StreamState {
+    /// Reads the stream from the superblock's checkpoint to its end. `committed` is the
+    /// highest number known committed from elsewhere: a gap up to it is damage.
+    pub(crate) fn read(
+        stream: &Stream,
+        superblock: &Superblock,
+        committed: ObjectSeq,
+        leaves: &LeafStore,
+    ) -> Result<Self> {
+        let mut state = Self::enter(stream, superblock, leaves)?;
+        let committed = committed.max(superblock.committed);
+        while let Some(header) = stream.header(state.next)? {
+            state.apply(stream, &header)?;
+        }
+        state.prove_end(stream, committed)?;
+        Ok(state)
+    }
+
+    /// The state at the checkpoint that the superblock names.
+    fn enter(stream: &Stream, superblock: &Superblock, leaves: &LeafStore) -> Result<Self> {
+        let size = superblock.size_bytes / crate::units::SECTOR_BYTES;
+        let mut state = Self {
+            maps: Maps::new(size),
+            next: ObjectSeq::new(1),
+            epoch: Epoch::ZERO,
+            fences: Vec::new(),
+            log_seq: LogSeq::ZERO,
+            clean: true,
+            window: 0,
+            root: Root::default(),
+            rolled: 0,
+        };
+        let Some(checkpoint) = superblock.checkpoint else { return Ok(state) };
+        let header = read_checkpoint(stream, checkpoint.seq)?;
+        if header.covers != checkpoint.covers {
+            let detail = "it covers another number than the superblock says";
+            return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
+        }
+        state.root = Root::of(&header);
+        state.maps = Maps::from_clean(header.stamp.size_sectors, state.root.load(stream, leaves)?);
+        state.next = header.covers.next();
+        state.window = header.stamp.window.into();
+        // Fences above `covers` come by in the roll-forward.
+        state.fences = header.fences;
+        state.fences.retain(|fence| fence.id.seq <= header.covers);
+        state.epoch = state.fences.last().map_or(Epoch::ZERO, |fence| fence.id.epoch);
+        Ok(state)
+    }
+
+    /// Takes in the next object.
+    pub(crate) fn apply(&mut self, stream: &Stream, header: &ObjectHeader) -> Result<()> {
+        let stamp = *header.stamp();
+        self.next = stamp.seq.next();
+        self.rolled += 1;
+        if stamp.epoch < self.epoch {
+            // A deposed writer's: void, wherever it is.
+            return Ok(());
+        }
+        if let ObjectHeader::Fence(fence) = header {
+            if stamp.epoch <= self.epoch {
+                let detail = "two fences with one epoch";
+                return Err(Error::damaged(stream.describe(stamp.seq), detail));
+            }
+            self.epoch = stamp.epoch;
+            self.fences.push(FenceRecord {
+                id: fence.id(),
+                log_seq: stamp.log_seq,
+                host: fence.host.clone(),
+            });
+        } else if stamp.epoch > self.epoch {
+            let detail = "its epoch has no fence";
+            return Err(Error::damaged(stream.describe(stamp.seq), detail));
+        }
+        self.clean = matches!(header, ObjectHeader::Checkpoint(c) if c.clean);
+        self.log_seq = self.log_seq.max(stamp.log_seq);
+        self.window = self.window.max(stamp.window.into());
+        self.resize(&stamp);
+        if let ObjectHeader::Data(data) = header {
+            let bytes = data.common().object_len();
+            self.maps.objects_mut().add(stamp.seq, data.logical_sectors().into(), bytes);
+            let beyond = |e: &CommitExtent| e.extent.end().get() > stamp.size_sectors;
+            let extents: Vec<_> = data.placements().map(CommitExtent::from).collect();
+            if extents.iter().any(beyond) {
+                let detail = "it writes beyond the end of the volume";
+                return Err(Error::damaged(stream.describe(stamp.seq), detail));
+            }
+            self.maps.commit(stamp.seq, &extents, LogSeq::ZERO);
+        }
+        Ok(())
+    }
+
+    fn resize(&mut self, stamp: &Stamp) {
+        if stamp.size_sectors < self.maps.sectors() {
+            self.maps.commit_resize(stamp.seq, stamp.size_sectors, LogSeq::ZERO);
+        }
+        self.maps.set_sectors(stamp.size_sectors);
+    }
+
+    /// Makes sure that `next` is the stream's end and not a hole in it.
+    fn prove_end(&self, stream: &Stream, committed: ObjectSeq) -> Result<()> {
+        let lost = |witness: String| {
+            let detail = format!(
+                "it is missing, but {witness}: part of the volume's history is lost. Restore the \
+                 object; nothing was changed"
+            );
+            Err(Error::damaged(stream.describe(self.next), detail))
+        };
+        if self.next <= committed {
+            return lost(format!("number {committed} is known to be committed"));
+        }
+        for later in stream.listed_after(self.next, WITNESSES)? {
+            let Some((common, _)) = stream.peek(later)? else { continue };
+            let stamp = common.stamp;
+            let outside = later.since(self.next) >= u64::from(stamp.window);
+            if stamp.committed >= self.next || outside {
+                return lost(format!("object {:016x} was written after it", later.get()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The highest number that counts as committed.
+    pub(crate) fn committed(&self) -> ObjectSeq {
+        ObjectSeq::new(self.next.get() - 1)
+    }
+
+    /// The newest fence.
+    pub(crate) fn newest_fence(&self) -> Option<&FenceRecord> {
+        self.fences.last()
+    }
+}
+
+/// Whose a log is that was found on this host.
+#[derive(Debug)]
+pub(crate) enum Ownership {
+    /// The newest fence is this log's: what it holds continues the stream.
+    Ours,
+    /// Somebody took over since, but the stream holds all of it, or there is nothing in it.
+    Contained,
+    /// Somebody took over since, and it holds this many bytes that the stream does not.
+    Stale { bytes: u64, other: String },
+}
+
+/// Decides whose `log` is.
+pub(crate) fn ownership(state: &StreamState, log: &LogOnDisk) -> Result<Ownership> {
+    let Some(newest) = state.newest_fence() else { return Ok(Ownership::Ours) };
+    if log.owns(newest.id.nonce) {
+        return Ok(Ownership::Ours);
+    }
+    let header = log.header();
+    let Some(own) = header.fence.filter(|_| !header.clean) else {
+        return Ok(Ownership::Contained);
+    };
+    // What the stream held of this log's records when the next writer took over.
+    let deposed_by = state.fences.iter().find(|fence| fence.id.seq > own.seq).unwrap_or(newest);
+    let mut bytes = 0;
+    log.scan(|record| {
+        if record.head.seq > deposed_by.log_seq && record.head.kind != RecordKind::Void {
+            bytes += u64::from(record.head.total_len);
+        }
+        Ok(())
+    })?;
+    let other = format!("host {:?}", deposed_by.host.as_str());
+    Ok(if bytes == 0 { Ownership::Contained } else { Ownership::Stale { bytes, other } })
+}
+
+/// What a log added to the maps.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replayed {
+    /// The oldest record that the stream does not hold.
+    pub(crate) tail: LogPoint,
+    pub(crate) end: ScanEnd,
+    /// The number of the next record.
+    pub(crate) next_seq: LogSeq,
+    pub(crate) records: u64,
+}
+
+/// Publishes what `log` holds beyond the stream in the maps.
+pub(crate) fn replay(state: &mut StreamState, log: &LogOnDisk) -> Result<Replayed> {
+    let start = log.header().tail;
+    if start.seq > state.log_seq.next() {
+        let detail = format!(
+            "it begins with record {}, but the store ends with record {}: the records between are \
+             lost. Was the store rolled back?",
+            start.seq, state.log_seq
+        );
+        return Err(Error::damaged(log.path().display(), detail));
+    }
+    let held = state.log_seq;
+    let mut tail = None;
+    let mut records = 0;
+    let maps = &mut state.maps;
+    let end = log.scan(|record| {
+        let head = &record.head;
+        if head.seq <= held {
+            return Ok(());
+        }
+        tail.get_or_insert(LogPoint { pos: record.pos, seq: head.seq });
+        records += 1;
+        match (head.kind, head.extent()) {
+            (RecordKind::Write, Some(extent)) => maps.write(extent, head.seq, record.pos, 0),
+            (RecordKind::Trim, Some(extent)) => maps.trim(extent, head.seq),
+            (RecordKind::Resize, _) => maps.resize(head.sectors, head.seq),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let next_seq = end.seq.max(held.next());
+    let tail = tail.unwrap_or(LogPoint { pos: end.pos, seq: next_seq });
+    Ok(Replayed { tail, end, next_seq, records })
+}
+
+/// Where this host stands after it won the stream.
+#[derive(Debug)]
+pub(crate) struct Won {
+    pub(crate) fence: FenceId,
+    /// The first number to create.
+    pub(crate) next: ObjectSeq,
+}
+
+/// Shared by the steps of taking a stream over.
+pub(crate) struct Takeover<'a> {
+    pub(crate) stream: &'a Stream,
+    pub(crate) volume: Arc<str>,
+    /// Makes a stamp with a nonce of its own.
+    pub(crate) stamp: &'a dyn Fn(ObjectSeq, Epoch, &StreamState) -> Stamp,
+    pub(crate) host: ShortText,
+    pub(crate) step: &'a dyn Fn(&'static str) -> Result<()>,
+}
+
+impl Takeover<'_> {
+    /// Creates the fence at the first missing number. What is found there meanwhile is taken
+    /// in; `changed` is asked then whether to go on.
+    pub(crate) fn fence(
+        &self,
+        nonce: Nonce,
+        state: &mut StreamState,
+        changed: impl Fn(&StreamState) -> Result<()>,
+    ) -> Result<Won> {
+        loop {
+            let mut stamp = (self.stamp)(state.next, state.epoch.next(), state);
+            stamp.nonce = nonce;
+            let fence = FenceHeader { stamp, host: self.host.clone() };
+            let bytes = fence.encode().map_err(|e| e.of(self.stream.describe(stamp.seq)))?;
+            (self.step)("open.fence")?;
+            let created = self.create(&stamp, &bytes)?;
+            (self.step)("open.fenced")?;
+            match created {
+                Created::Ours => {
+                    let fresh = state.fences.is_empty() || state.clean;
+                    let window = state.window;
+                    state.apply(self.stream, &ObjectHeader::Fence(fence.clone()))?;
+                    if !fresh {
+                        self.fill(window, state)?;
+                    }
+                    return Ok(Won { fence: fence.id(), next: state.next });
+                }
+                Created::Theirs(header) => {
+                    state.apply(self.stream, &header)?;
+                    changed(state)?;
+                }
+            }
+        }
+    }
+
+    /// Occupies the numbers at which uploads of the writer before may still arrive.
+    fn fill(&self, window: u64, state: &mut StreamState) -> Result<()> {
+        for _ in 1..window {
+            let stamp = (self.stamp)(state.next, state.epoch, state);
+            let filler = FillerHeader { stamp };
+            let bytes = filler.encode().map_err(|e| e.of(self.stream.describe(stamp.seq)))?;
+            (self.step)("open.fill")?;
+            match self.create(&stamp, &bytes)? {
+                Created::Ours => {
+                    state.apply(self.stream, &ObjectHeader::Filler(filler))?;
+                }
+                Created::Theirs(header) => {
+                    if header.stamp().epoch > stamp.epoch {
+                        return Err(Error::Fenced {
+                            volume: self.volume.to_string(),
+                            by: format!("a writer of epoch {}", header.stamp().epoch),
+                        });
+                    }
+                    state.apply(self.stream, &header)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&self, stamp: &Stamp, bytes: &[u8]) -> Result<Created> {
+        self.stream.create(stamp, &[IoSlice::new(bytes)])
+    }
+}

@@ -1,0 +1,83 @@
+//! What an open volume shows of itself.
+
+use std::sync::atomic::Ordering;
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::units::SECTOR_BYTES;
+use crate::volume::Writer;
+
+/// Counters since the volume was opened, and gauges.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct VolumeStats {
+    /// `healthy`, `degraded` (the store does not answer), `poisoned` (takes no more writes),
+    /// `fenced` (another host has it), `read-only`.
+    pub state: String,
+    /// The last error of the store, or what poisoned the volume.
+    pub last_error: Option<String>,
+    /// Since when the store does not answer, in milliseconds since 1970.
+    pub degraded_since_ms: Option<u64>,
+    /// Bytes of log not yet committed in the store.
+    pub dirty_bytes: u64,
+    /// Size of the log's ring.
+    pub log_bytes: u64,
+    /// How long the oldest dirty byte has been waiting; 0 if there is none.
+    pub oldest_dirty_age_ms: u64,
+    /// Bytes that hold data.
+    pub allocated_bytes: u64,
+    /// Write requests.
+    pub writes: u64,
+    /// Bytes written.
+    pub write_bytes: u64,
+    /// Read requests.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Flush requests.
+    pub flushes: u64,
+    /// Discard requests.
+    pub trims: u64,
+    /// Objects created.
+    pub objects_put: u64,
+    /// Bytes of objects created.
+    pub object_bytes_put: u64,
+    /// The highest object committed.
+    pub committed_object: u64,
+}
+
+impl VolumeStats {
+    pub(crate) fn of(core: &Core, writer: Option<&Writer>) -> Self {
+        let health = &core.health;
+        let trouble = health.trouble();
+        let poison = core.poison.cause();
+        let state = match (poison, writer, trouble.since_ms) {
+            (Some(Error::Fenced { .. }), ..) => "fenced",
+            (Some(_), ..) => "poisoned",
+            (None, None, _) => "read-only",
+            (None, Some(_), Some(_)) => "degraded",
+            (None, Some(_), None) => "healthy",
+        };
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let age = writer
+            .and_then(|w| w.orders.oldest())
+            .map_or(0, |since| core.platform.monotonic().saturating_sub(since).as_millis() as u64);
+        Self {
+            state: state.to_owned(),
+            last_error: poison.map(ToString::to_string).or(trouble.last_error),
+            degraded_since_ms: trouble.since_ms,
+            dirty_bytes: writer.map_or(0, |w| w.log.backlog().0),
+            log_bytes: writer.map_or(0, |w| w.log.ring_bytes()),
+            oldest_dirty_age_ms: age,
+            allocated_bytes: core.maps.read().allocated_sectors() * SECTOR_BYTES,
+            writes: load(&health.writes),
+            write_bytes: load(&health.write_bytes),
+            reads: load(&health.reads),
+            read_bytes: load(&health.read_bytes),
+            flushes: load(&health.flushes),
+            trims: load(&health.trims),
+            objects_put: load(&health.objects_put),
+            object_bytes_put: load(&health.object_bytes_put),
+            committed_object: writer.map_or(0, |w| w.orders.committed_object().get()),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! One volume's stream of numbered objects, as bytes and headers.
+//!
+//! Knows how to create an object so that its number is decided once, and how to read headers
+//! without reading objects. Knows nothing of maps and logs.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use lsvd_store::{ByteRange, ObjectStore, StoreError};
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::format::object_header::COMMON_BYTES;
+use crate::format::{CommonHeader, FormatError, ObjectHeader, Stamp, peek};
+use crate::keys;
+use crate::units::ObjectSeq;
+
+/// How much of an object is read to get its header; most headers are shorter.
+const HEADER_GUESS_BYTES: u64 = 16 << 10;
+
+/// What became of an attempt to create an object.
+#[derive(Debug)]
+pub(crate) enum Created {
+    /// The number holds this object, from this attempt or an earlier one whose answer was lost.
+    Ours,
+    /// The number holds somebody else's object.
+    Theirs(Box<ObjectHeader>),
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Stream {
+    store: Arc<dyn ObjectStore>,
+    volume: Uuid,
+}
+
+impl Stream {
+    /// The stream of `volume` in `store`.
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, volume: Uuid) -> Self {
+        Self { store, volume }
+    }
+
+    /// The volume.
+    pub(crate) fn volume(&self) -> Uuid {
+        self.volume
+    }
+
+    /// How messages call the object.
+    pub(crate) fn describe(&self, seq: ObjectSeq) -> String {
+        let key = format!("{}{:016x}", keys::stream_prefix(self.volume), seq.get());
+        format!("{}: object {key}", self.store.url())
+    }
+
+    /// Creates the object that `stamp` describes. Its number is decided by the first create
+    /// that arrives; if that was an earlier attempt of ours, the nonce tells.
+    ///
+    /// # Errors
+    /// The store's, `Unavailable` meaning that it may be tried again with the same bytes.
+    pub(crate) fn create(&self, stamp: &Stamp, parts: &[IoSlice<'_>]) -> Result<Created> {
+        let key = keys::object(self.volume, stamp.seq)?;
+        match self.store.create(&key, parts) {
+            Ok(()) => Ok(Created::Ours),
+            Err(StoreError::AlreadyExists { .. }) => {
+                let header = self.header(stamp.seq)?.ok_or_else(|| {
+                    Error::damaged(self.describe(stamp.seq), "it exists, but cannot be read")
+                })?;
+                let same = header.stamp().nonce == stamp.nonce;
+                Ok(if same { Created::Ours } else { Created::Theirs(Box::new(header)) })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// The common part of the header of object `seq`, and the object's first bytes; `None` if
+    /// there is no such object.
+    ///
+    /// # Errors
+    /// Damaged, of a newer version, or the store fails.
+    pub(crate) fn peek(&self, seq: ObjectSeq) -> Result<Option<(CommonHeader, Vec<u8>)>> {
+        let what = || self.describe(seq);
+        let size = match self.store.head(&keys::object(self.volume, seq)?) {
+            Ok(meta) => meta.size,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        if size < COMMON_BYTES as u64 {
+            return Err(FormatError::Truncated.of(what()));
+        }
+        let bytes = self.read_front(seq, HEADER_GUESS_BYTES.min(size))?;
+        let common = peek(&bytes).map_err(|e| e.of(what()))?;
+        if common.object_len() != size {
+            let detail = format!("it is {size} of {} bytes", common.object_len());
+            return Err(Error::damaged(what(), detail));
+        }
+        if common.stamp.volume != self.volume || common.stamp.seq != seq {
+            return Err(Error::damaged(what(), "it is another object, under this name"));
+        }
+        Ok(Some((common, bytes)))
+    }
+
+    /// The header of object `seq`; `None` if there is no such object.
+    ///
+    /// # Errors
+    /// Damaged, of a newer version, or the store fails.
+    pub(crate) fn header(&self, seq: ObjectSeq) -> Result<Option<ObjectHeader>> {
+        let Some((common, mut bytes)) = self.peek(seq)? else { return Ok(None) };
+        if common.header_len as usize > bytes.len() {
+            bytes = self.read_front(seq, common.header_len.into())?;
+        }
+        ObjectHeader::decode(&bytes).map(Some).map_err(|e| e.of(self.describe(seq)))
+    }
+
+    fn read_front(&self, seq: ObjectSeq, len: u64) -> Result<Vec<u8>> {
+        let range = ByteRange::new(0, len)
+            .ok_or_else(|| Error::damaged(self.describe(seq), "its header is too long"))?;
+        self.read(seq, range)
+    }
+
+    /// The bytes of object `seq` in `range`.
+    ///
+    /// # Errors
+    /// The store's; a missing or short object is damage.
+    pub(crate) fn read(&self, seq: ObjectSeq, range: ByteRange) -> Result<Vec<u8>> {
+        match self.store.get_range(&keys::object(self.volume, seq)?, range) {
+            Ok(bytes) => Ok(bytes),
+            Err(e @ (StoreError::NotFound { .. } | StoreError::OutOfRange { .. })) => {
+                Err(Error::damaged(self.describe(seq), e))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Numbers above `after` that a listing shows, a few of them. A hint, never a proof.
+    pub(crate) fn listed_after(&self, after: ObjectSeq, limit: usize) -> Result<Vec<ObjectSeq>> {
+        let prefix = keys::stream_prefix(self.volume);
+        let after = keys::object(self.volume, after)?;
+        let page = self.store.list(&prefix, Some(&after), limit)?;
+        let seqs = page.objects.iter().filter_map(|o| keys::parse_object(self.volume, &o.key));
+        Ok(seqs.collect())
+    }
+}

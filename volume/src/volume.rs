@@ -1,0 +1,404 @@
+//! An open volume: read, write, trim, flush, resize, close.
+//!
+//! Requests carry a `done` that is called exactly once: on the caller's thread where nothing
+//! has to be waited for, otherwise on one of the engine's. Offsets and lengths are bytes of
+//! any alignment; whole sectors are the fast path.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::batch::Orders;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::health::count;
+use crate::log::{Entry, Pass, Refused, WriteLog};
+use crate::park::{Parking, Request, write_entries};
+use crate::pool::Pool;
+use crate::publish::Publisher;
+use crate::read::{Filled, Patience, Reader, covering};
+use crate::stats::VolumeStats;
+use crate::units::{BLOCK_BYTES, Extent, Lba, LogSeq, SECTOR_BYTES};
+
+/// How long a blocking call waits before it looks whether the volume failed.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Largest volume in bytes.
+pub(crate) const SIZE_MAX: u64 = 1 << 63;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Volume {
+    pub(crate) core: Arc<Core>,
+    reader: Reader,
+    writer: Option<Writer>,
+    pool: Arc<Pool>,
+}
+
+/// What a volume open for writing has besides.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) log: Arc<WriteLog>,
+    pub(crate) orders: Arc<Orders>,
+    pub(crate) parking: Arc<Parking>,
+    pub(crate) publisher: Publisher,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+thread_local! {
+    static SECTORS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Volume {
+    pub(crate) fn new(
+        core: Arc<Core>,
+        reader: Reader,
+        writer: Option<Writer>,
+        pool: Arc<Pool>,
+    ) -> Self {
+        Self { core, reader, writer, pool }
+    }
+
+    /// The volume's present name.
+    pub fn name(&self) -> String {
+        self.core.name().to_string()
+    }
+
+    /// The volume's identity, which a rename does not change.
+    pub fn uuid(&self) -> Uuid {
+        self.core.uuid
+    }
+
+    /// Its size in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.core.maps.read().sectors() * SECTOR_BYTES
+    }
+
+    /// Whether it is open for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.writer.is_none()
+    }
+
+    /// Reads up to `len` bytes: fewer, or none, at the end of the volume.
+    pub fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        len: usize,
+        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        let len = (len as u64).min(self.size_bytes().saturating_sub(offset)) as usize;
+        let Some(cover) = covering(offset, len as u64) else { return done(Ok(&[])) };
+        count(&self.core.health.reads, 1);
+        count(&self.core.health.read_bytes, len as u64);
+        let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;
+        let mut sectors = SECTORS.take();
+        sectors.resize(sectors.len().max(cover.bytes() as usize), 0);
+        let filled = match sectors.get_mut(..cover.bytes() as usize) {
+            Some(out) => self.reader.read(cover, out, Patience::None),
+            None => Ok(Filled::WouldWait),
+        };
+        match filled {
+            Ok(Filled::Yes) => done(Ok(sectors.get(skip..skip + len).unwrap_or_default())),
+            Ok(Filled::WouldWait) => {
+                let volume = Arc::clone(self);
+                self.submit(done, move |done| match volume.reader.read_bytes(offset, len) {
+                    Ok(bytes) => done(Ok(&bytes)),
+                    Err(error) => done(Err(error)),
+                });
+            }
+            Err(error) => done(Err(error)),
+        }
+        SECTORS.set(sectors);
+    }
+
+    /// Has `task` done by the pool; the engine's end drops `done`, which fails its request.
+    fn submit<D: Send + 'static>(&self, done: D, task: impl FnOnce(D) + Send + 'static) {
+        if !self.pool.submit(move || task(done)) {
+            log::debug!("volume {:?}: a request came after the end", self.core.name());
+        }
+    }
+
+    /// Writes `data`; past the end is [`Error::OutOfRange`]. When `done` is called with `Ok`
+    /// the data survives the process; a write of up to 1 MiB is whole or absent after a crash.
+    pub fn write(
+        self: &Arc<Self>,
+        offset: u64,
+        data: &[u8],
+        done: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        let writer = match self.check_range(offset, data.len() as u64) {
+            Ok(writer) => writer,
+            Err(error) => return done(Err(error)),
+        };
+        if data.is_empty() {
+            return done(Ok(()));
+        }
+        count(&self.core.health.writes, 1);
+        count(&self.core.health.write_bytes, data.len() as u64);
+        if !offset.is_multiple_of(SECTOR_BYTES) || !data.len().is_multiple_of(SECTOR_BYTES as usize)
+        {
+            let (volume, data) = (Arc::clone(self), data.to_vec());
+            return self.submit(done, move |done| done(volume.write_unaligned(offset, &data)));
+        }
+        let start = Lba::new(offset / SECTOR_BYTES);
+        for entry in write_entries(start, data) {
+            match writer.publisher.append(&writer.log, entry, Pass::Ordinary) {
+                Ok(_) => {}
+                Err(Refused::Failed(error)) => return done(Err(error)),
+                Err(Refused::Wait) => {
+                    let Entry::Write { start: from, .. } = entry else { continue };
+                    let skip = (from.since(start) * SECTOR_BYTES) as usize;
+                    let data = data.get(skip..).unwrap_or_default().to_vec();
+                    let request = Request::Write { start: from, data };
+                    return writer.parking.park(&writer.log, request, Box::new(done));
+                }
+            }
+        }
+        done(Ok(()));
+    }
+
+    /// Discards a range: it reads as zeroes afterwards.
+    pub fn trim(
+        self: &Arc<Self>,
+        offset: u64,
+        len: u64,
+        done: impl FnOnce(Result<()>) + Send + 'static,
+    ) {
+        let writer = match self.check_range(offset, len) {
+            Ok(writer) => writer,
+            Err(error) => return done(Err(error)),
+        };
+        if len == 0 {
+            return done(Ok(()));
+        }
+        count(&self.core.health.trims, 1);
+        let aligned = offset.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
+        let Some(extent) = covering(offset, len).filter(|_| aligned) else {
+            let volume = Arc::clone(self);
+            return self.submit(done, move |done| done(volume.trim_unaligned(offset, len)));
+        };
+        match writer.publisher.append(&writer.log, Entry::Trim(extent), Pass::Ordinary) {
+            Ok(_) => done(Ok(())),
+            Err(Refused::Failed(error)) => done(Err(error)),
+            Err(Refused::Wait) => {
+                writer.parking.park(&writer.log, Request::Trim(extent), Box::new(done));
+            }
+        }
+    }
+
+    /// Makes everything acknowledged before safe on the local SSD.
+    pub fn flush(self: &Arc<Self>, done: impl FnOnce(Result<()>) + Send + 'static) {
+        count(&self.core.health.flushes, 1);
+        match &self.writer {
+            Some(writer) => writer.log.flush(Box::new(done)),
+            None => done(Ok(())),
+        }
+    }
+
+    /// Waits until everything acknowledged so far is committed in the store.
+    ///
+    /// # Errors
+    /// The volume failed before.
+    pub fn flush_to_store(&self) -> Result<()> {
+        let Some(writer) = &self.writer else { return Ok(()) };
+        let through = writer.log.last_seq();
+        writer.drain_to(through);
+        while !writer.orders.wait_committed(through, TICK) {
+            self.core.poison.check()?;
+            if writer.orders.ended() {
+                return Err(Error::Closing(self.name()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes acknowledged but not yet committed in the store.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.writer.as_ref().map_or(0, |writer| writer.log.backlog().0)
+    }
+
+    /// Changes the size, which must be a multiple of 4096. A shrink that cuts data off needs
+    /// `force`. The new size is durable on return.
+    ///
+    /// # Errors
+    /// `BadSize`, `ShrinkLosesData`, or the volume cannot be written.
+    pub fn resize(self: &Arc<Self>, bytes: u64, force: bool) -> Result<()> {
+        check_size(bytes)?;
+        let writer = self.writer()?;
+        let sectors = bytes / SECTOR_BYTES;
+        {
+            let maps = self.core.maps.read();
+            if maps.sectors() == sectors {
+                return Ok(());
+            }
+            if !force && maps.next_data(Lba::new(sectors)).is_some() {
+                return Err(Error::ShrinkLosesData { volume: self.name(), bytes });
+            }
+        }
+        let seq = self.append_patiently(writer, Entry::Resize { sectors }, Pass::Waited)?;
+        self.flush_and_wait(writer)?;
+        // What other hosts see of the size is in the superblock, with the next checkpoint.
+        writer.drain_to(seq);
+        writer.orders.checkpoint(false);
+        writer.log.wake_tail();
+        Ok(())
+    }
+
+    fn flush_and_wait(&self, writer: &Writer) -> Result<()> {
+        let (tell, told) = crossbeam::channel::bounded(1);
+        writer.log.flush(Box::new(move |outcome| {
+            // Nobody stops listening before the answer.
+            let _ = tell.send(outcome);
+        }));
+        told.recv().unwrap_or_else(|_| Err(Error::Closing(self.name())))
+    }
+
+    /// The first byte at or after `offset` that holds data.
+    pub fn seek_data(&self, offset: u64) -> Option<u64> {
+        let maps = self.core.maps.read();
+        let found = maps.next_data(Lba::new(offset / SECTOR_BYTES))?;
+        Some((found.get() * SECTOR_BYTES).max(offset))
+    }
+
+    /// The first byte at or after `offset` that holds none; the size if there is none before.
+    pub fn seek_hole(&self, offset: u64) -> u64 {
+        let maps = self.core.maps.read();
+        let found = maps.next_hole(Lba::new(offset / SECTOR_BYTES));
+        (found.get() * SECTOR_BYTES).max(offset).min(maps.sectors() * SECTOR_BYTES)
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> VolumeStats {
+        VolumeStats::of(&self.core, self.writer.as_ref())
+    }
+
+    fn writer(&self) -> Result<&Writer> {
+        self.writer.as_ref().ok_or_else(|| Error::ReadOnly(self.name()))
+    }
+
+    pub(crate) fn writer_parts(&self) -> Option<&Writer> {
+        self.writer.as_ref()
+    }
+
+    fn check_range(&self, offset: u64, bytes: u64) -> Result<&Writer> {
+        let writer = self.writer()?;
+        let size = self.size_bytes();
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            return Err(Error::OutOfRange { volume: self.name(), offset, bytes, size });
+        }
+        Ok(writer)
+    }
+
+    /// Appends, waiting as long as it takes.
+    fn append_patiently(&self, writer: &Writer, entry: Entry<'_>, pass: Pass) -> Result<LogSeq> {
+        loop {
+            match writer.publisher.append(&writer.log, entry, pass) {
+                Ok(seq) => return Ok(seq),
+                Err(Refused::Failed(error)) => return Err(error),
+                Err(Refused::Wait) => writer.log.wait_for_room(TICK),
+            }
+        }
+    }
+
+    /// Reads the sectors at the edges, patches and writes whole sectors, with the range locked
+    /// against everybody else from the read to the publication.
+    fn write_unaligned(&self, offset: u64, data: &[u8]) -> Result<()> {
+        let writer = self.writer()?;
+        let piece = crate::format::log_record::PAYLOAD_MAX as usize - 2 * SECTOR_BYTES as usize;
+        let mut at = offset;
+        for part in data.chunks(piece) {
+            self.write_unaligned_piece(writer, at, part)?;
+            at += part.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn write_unaligned_piece(&self, writer: &Writer, offset: u64, data: &[u8]) -> Result<()> {
+        let Some(cover) = covering(offset, data.len() as u64) else { return Ok(()) };
+        let lock = RangeLock::take(writer, cover)?;
+        let mut sectors = vec![0; cover.bytes() as usize];
+        let last = cover.end().get() - 1;
+        for edge in [cover.start().get(), last] {
+            let at = ((edge - cover.start().get()) * SECTOR_BYTES) as usize;
+            let sector = Extent::new(Lba::new(edge), 1).zip(sectors.get_mut(at..at + 512));
+            if let Some((extent, out)) = sector {
+                self.reader.read(extent, out, Patience::Full)?;
+            }
+        }
+        let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;
+        if let Some(middle) = sectors.get_mut(skip..skip + data.len()) {
+            middle.copy_from_slice(data);
+        }
+        let entry = Entry::Write { start: cover.start(), data: &sectors };
+        self.append_patiently(writer, entry, Pass::Holder(lock.id)).map(|_| ())
+    }
+
+    fn trim_unaligned(&self, offset: u64, len: u64) -> Result<()> {
+        let writer = self.writer()?;
+        let end = offset + len;
+        let inner_start = offset.next_multiple_of(SECTOR_BYTES).min(end);
+        let inner_end = (end - end % SECTOR_BYTES).max(inner_start);
+        for (from, to) in [(offset, inner_start), (inner_end, end)] {
+            if from < to {
+                self.write_unaligned(from, &vec![0; (to - from) as usize])?;
+            }
+        }
+        if let Some(inner) = covering(inner_start, inner_end - inner_start) {
+            self.append_patiently(writer, Entry::Trim(inner), Pass::Waited)?;
+        }
+        Ok(())
+    }
+
+    /// Records the volume's new name, for messages.
+    pub(crate) fn renamed(&self, name: &str) {
+        *self.core.name.lock() = name.into();
+    }
+}
+
+impl Writer {
+    /// Asks for everything up to `seq` to be uploaded soon.
+    pub(crate) fn drain_to(&self, seq: LogSeq) {
+        self.orders.drain_to(seq);
+        self.log.wake_tail();
+    }
+}
+
+/// A locked range of sectors.
+struct RangeLock<'a> {
+    log: &'a WriteLog,
+    id: u64,
+}
+
+impl<'a> RangeLock<'a> {
+    fn take(writer: &'a Writer, range: Extent) -> Result<Self> {
+        loop {
+            writer.publisher.check()?;
+            if let Some(id) = writer.log.lock_range(range) {
+                return Ok(Self { log: &writer.log, id });
+            }
+            writer.log.wait_for_room(TICK);
+        }
+    }
+}
+
+impl Drop for RangeLock<'_> {
+    fn drop(&mut self) {
+        self.log.unlock(self.id);
+    }
+}
+
+/// Whether a volume can have this size.
+pub(crate) fn check_size(bytes: u64) -> Result<()> {
+    let reason = if !bytes.is_multiple_of(BLOCK_BYTES) {
+        "it must be a multiple of 4096"
+    } else if bytes > SIZE_MAX {
+        "it must not exceed 2^63 bytes"
+    } else {
+        return Ok(());
+    };
+    Err(Error::BadSize { bytes, reason })
+}

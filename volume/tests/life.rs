@@ -1,0 +1,179 @@
+//! The life of a volume on a real cache directory and a store in memory.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+
+use lsvd_store::MemStore;
+use lsvd_volume::{
+    Close, Compression, Engine, EngineConfig, Error, FileAttrs, Volume, VolumeConfig, VolumeName,
+};
+
+fn config(dir: &Path) -> EngineConfig {
+    EngineConfig {
+        cache_dir: dir.to_owned(),
+        cache_bytes: 16 << 20,
+        volume: VolumeConfig {
+            log_bytes: 32 << 20,
+            buffer_bytes: 4 << 20,
+            batch_bytes: 1 << 20,
+            compression: Compression::Lz4,
+            checkpoint_objects: 4,
+            ..VolumeConfig::default()
+        },
+    }
+}
+
+fn attrs() -> FileAttrs {
+    FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 }
+}
+
+fn name(text: &str) -> VolumeName {
+    VolumeName::new(text).unwrap()
+}
+
+fn wait<T: Send + 'static>(start: impl FnOnce(Box<dyn FnOnce(T) + Send>)) -> T {
+    let (tell, told) = channel();
+    start(Box::new(move |value| tell.send(value).unwrap()));
+    told.recv().unwrap()
+}
+
+fn write(volume: &Arc<Volume>, offset: u64, data: &[u8]) -> Result<(), Error> {
+    wait(|done| volume.write(offset, data, done))
+}
+
+fn read(volume: &Arc<Volume>, offset: u64, len: usize) -> Vec<u8> {
+    wait(|done: Box<dyn FnOnce(Result<Vec<u8>, Error>) + Send>| {
+        volume.read(offset, len, move |bytes| done(bytes.map(<[u8]>::to_vec)))
+    })
+    .unwrap()
+}
+
+fn trim(volume: &Arc<Volume>, offset: u64, len: u64) {
+    wait(|done| volume.trim(offset, len, done)).unwrap();
+}
+
+fn flush(volume: &Arc<Volume>) {
+    wait(|done| volume.flush(done)).unwrap();
+}
+
+fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(step).collect()
+}
+
+#[test]
+fn data_survives_an_orderly_close_and_the_loss_of_the_cache() {
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let data = pattern(1, 3 << 20);
+    {
+        let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
+        engine.create(&name("a"), 64 << 20, attrs()).unwrap();
+        let volume = engine.open_writer(&name("a")).unwrap();
+        write(&volume, 4096, &data).unwrap();
+        assert_eq!(read(&volume, 4096, data.len()), data);
+        flush(&volume);
+        trim(&volume, 8192, 4096);
+        engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+    }
+    let other = tempfile::tempdir().unwrap();
+    for dir in [dir.path(), other.path()] {
+        let engine = Engine::open(Arc::new(store.clone()), config(dir)).unwrap();
+        let volume = engine.open_reader(&name("a")).unwrap();
+        assert_eq!(volume.size_bytes(), 64 << 20);
+        assert_eq!(read(&volume, 4096, 4096), data[..4096]);
+        assert_eq!(read(&volume, 8192, 4096), vec![0; 4096]);
+        assert_eq!(read(&volume, 12288, data.len() - 8192), data[8192..]);
+        assert_eq!(volume.seek_data(0), Some(4096));
+        assert_eq!(volume.seek_hole(4096), 8192);
+    }
+}
+
+#[test]
+fn what_a_killed_engine_acknowledged_is_there_again() {
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    for round in 0..5_u64 {
+        let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
+        if round == 0 {
+            engine.create(&name("a"), 64 << 20, attrs()).unwrap();
+        }
+        let volume = engine.open_writer(&name("a")).unwrap();
+        for earlier in 0..round {
+            let expected = pattern(earlier, 1 << 20);
+            assert_eq!(read(&volume, earlier << 21, expected.len()), expected, "round {round}");
+        }
+        write(&volume, round << 21, &pattern(round, 1 << 20)).unwrap();
+        engine.shutdown(Close::Keep, &mut |_| true).unwrap();
+    }
+}
+
+#[test]
+fn unaligned_writes_land_byte_for_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Arc::new(MemStore::new()), config(dir.path())).unwrap();
+    engine.create(&name("a"), 1 << 20, attrs()).unwrap();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    let mut oracle = vec![0; 1 << 20];
+    for i in 0..200_u64 {
+        let offset = (i * 7919) as usize % (1 << 19);
+        let len = 1 + (i * 131) as usize % 9000;
+        let data = pattern(i, len);
+        oracle[offset..offset + len].copy_from_slice(&data);
+        write(&volume, offset as u64, &data).unwrap();
+        if i % 9 == 0 {
+            let (from, len) = ((offset + 100) as u64, 3000);
+            trim(&volume, from, len);
+            oracle[from as usize..(from + len) as usize].fill(0);
+        }
+    }
+    assert_eq!(read(&volume, 0, 1 << 20), oracle);
+    assert!(matches!(write(&volume, (1 << 20) - 1, &[1, 2]), Err(Error::OutOfRange { .. })));
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+}
+
+#[test]
+fn a_log_much_smaller_than_the_data_slows_writers_but_fails_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Arc::new(MemStore::new()), config(dir.path())).unwrap();
+    engine.create(&name("a"), 1 << 30, attrs()).unwrap();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    let data = pattern(3, 1 << 20);
+    for i in 0..200 {
+        write(&volume, i << 20, &data).unwrap();
+    }
+    for i in (0..200).step_by(17) {
+        assert_eq!(read(&volume, i << 20, 1 << 20), data);
+    }
+    volume.flush_to_store().unwrap();
+    assert_eq!(volume.dirty_bytes() / 4096, 0);
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+}
+
+#[test]
+fn resizing_keeps_data_and_what_is_cut_off_stays_gone() {
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
+    engine.create(&name("a"), 8 << 20, attrs()).unwrap();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    write(&volume, 0, &pattern(1, 8 << 20)).unwrap();
+    assert!(matches!(volume.resize(4 << 20, false), Err(Error::ShrinkLosesData { .. })));
+    volume.resize(4 << 20, true).unwrap();
+    volume.resize(16 << 20, false).unwrap();
+    assert_eq!(read(&volume, 4 << 20, 4 << 20), vec![0; 4 << 20]);
+    assert_eq!(read(&volume, 0, 4 << 20), pattern(1, 8 << 20)[..4 << 20]);
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+    drop((volume, engine));
+    let engine = Engine::open(Arc::new(store), config(dir.path())).unwrap();
+    let volume = engine.open_reader(&name("a")).unwrap();
+    assert_eq!(volume.size_bytes(), 16 << 20);
+    assert_eq!(read(&volume, 4 << 20, 4 << 20), vec![0; 4 << 20]);
+}
