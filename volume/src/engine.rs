@@ -14,6 +14,7 @@ use crate::catalog::Catalog;
 use crate::config::{EngineConfig, VolumeConfig};
 use crate::error::{Error, Result};
 use crate::format::{FileAttrs, Superblock};
+use crate::inspect::{self, Inspect, InspectReport};
 use crate::log::{LogOnDisk, LogParams};
 use crate::map::LeafStore;
 use crate::name::VolumeName;
@@ -403,6 +404,30 @@ impl Engine {
         }
         self.around.pool.stop();
         first_error
+    }
+
+    /// Looks into a volume's parts; changes nothing. Of an open volume the log is not scanned.
+    ///
+    /// # Errors
+    /// There is no such volume or object, or what is looked at is damaged.
+    pub fn inspect(&self, name: &VolumeName, what: Inspect) -> Result<InspectReport> {
+        let found = self.catalog.find(name)?;
+        let superblock = found.get();
+        let opening = self.opening(name, found);
+        match what {
+            Inspect::Object(seq) => inspect::object(&opening.stream, seq),
+            Inspect::Map => {
+                let state = opening.read_stream(None)?;
+                Ok(inspect::map(state.maps.clean(), state.maps.sectors()))
+            }
+            Inspect::Summary => {
+                let params = opening.log_params();
+                let open = self.writers.lock().contains_key(&superblock.volume);
+                let log = if open { None } else { LogOnDisk::open(&params, false)? };
+                let state = opening.read_stream(log.as_ref())?;
+                inspect::volume(&superblock, &state, log.as_ref())
+            }
+        }
     }
 
     /// Gives up what this host's log of a volume holds and the store does not; returns how

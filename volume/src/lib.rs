@@ -1,4 +1,59 @@
 //! The engine of the log-structured virtual disk.
+//!
+//! A volume is two logs. A **write log** on the local SSD acknowledges; a **stream** of
+//! numbered objects in a store keeps. `DESIGN.md` beside this crate's sources says why each
+//! part is as it is; this page says how they hang together.
+//!
+//! ```text
+//!   Volume::write ---> log::WriteLog ---> done()            Volume::read
+//!      |                    | lsvd-log: SSD, group commit       |
+//!      | waits: park        v                                   v
+//!      |              log::LogTail                       map::Maps  dirty over clean
+//!      |                    | lsvd-batch: coalesce, number       |
+//!      |                    v                                   +--> log::LogData  memory, ring
+//!      |              batch::Uploaders  lsvd-put-N              +--> cache::ReadCache
+//!      |                    | create object                     +--> stream::Stream
+//!      |                    v
+//!      +---- room ---- in-order commit: clean map, then the log's tail moves
+//! ```
+//!
+//! # Invariants
+//! 1. A record is whole in memory that survives the process before its write is acknowledged.
+//! 2. A flush is answered only after a sync that began after everything it covers was written.
+//! 3. A number in the stream is decided by one create and never given again.
+//! 4. Objects are committed in the order of their numbers; the log is cut only after that.
+//! 5. Ring space is re-used only below the tail of *both* durable headers.
+//! 6. The clean map is at every moment that of a prefix of the stream; dirty extents carry the
+//!    number of their record, and the higher number wins whatever the order of publication.
+//! 7. What comes from a store or a disk is verified before it is used, and lengths before
+//!    memory is allocated for them.
+//! 8. A background thread that fails poisons the volume: writes fail, reads of good data go on.
+//!
+//! # Threads
+//! | thread | owns alone |
+//! |---|---|
+//! | the caller's (FUSE workers) | nothing; they append, copy and answer inline |
+//! | `lsvd-log` | the log file: every write and sync of it; answers flushes |
+//! | `lsvd-batch` | the next object number, the open batch, the commit queue, the clean map |
+//! | `lsvd-put-N` | one sealed batch each |
+//! | `lsvd-park` | requests that wait for room, pace or a locked range |
+//! | `lsvd-io-N` | per engine: requests that wait for the store or the SSD |
+//! | `lsvd-leaves` | per engine: sled |
+//!
+//! # Locks, in the order in which they may nest
+//! | lock | protects | held for |
+//! |---|---|---|
+//! | `Engine::transition` | opening, closing, renaming, deleting of volumes | the whole step, store requests included |
+//! | `SuperblockCell::seen` | the superblock and its version | one conditional replace |
+//! | `log.flush` | who waits for a flush, how far the file is written | list operations |
+//! | `log.headers` | the header pair | one header write (only `lsvd-log` contends) |
+//! | `log.head` | next position and number, unfilled slots, range locks | tens of nanoseconds per write |
+//! | `maps` | both levels of the map | one lookup, one insert, or a slice of a commit |
+//! | `log.memory.readers` | the window's floor | one copy out of memory |
+//!
+//! All others are leaves held alone. None is held across store requests or syncs but the first
+//! three, which no request on data takes.
+
 
 mod batch;
 pub mod cache;
@@ -11,6 +66,7 @@ mod engine;
 pub mod error;
 pub mod format;
 mod health;
+pub mod inspect;
 mod keys;
 mod log;
 pub mod map;
@@ -34,8 +90,10 @@ pub use config::{Compression, EngineConfig, VolumeConfig};
 pub use engine::{Engine, LogInfo, VolumeInfo};
 pub use error::{Error, Result};
 pub use format::FileAttrs;
+pub use inspect::{Inspect, InspectReport};
 pub use name::VolumeName;
 pub use open::Close;
 pub use stats::VolumeStats;
+pub use units::{BLOCK_BYTES, ObjectSeq};
 pub use uuid::Uuid;
 pub use volume::Volume;

@@ -62,7 +62,7 @@ impl Opening<'_> {
         self.superblock.get().name.as_str().to_owned()
     }
 
-    fn log_params(&self) -> LogParams {
+    pub(crate) fn log_params(&self) -> LogParams {
         LogParams {
             platform: Arc::clone(&self.around.platform),
             dir: self.around.log_dir.clone(),
@@ -74,7 +74,7 @@ impl Opening<'_> {
         }
     }
 
-    fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {
+    pub(crate) fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {
         let superblock = self.superblock.get();
         if superblock.state == VolumeState::Deleting {
             return Err(Error::NoSuchVolume(self.name()));

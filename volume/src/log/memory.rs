@@ -153,8 +153,10 @@ impl Memory {
 
     fn written_cell(&self) -> &AtomicU64 {
         const { assert!(WRITTEN_OFFSET + 8 <= IDENTITY_BYTES && WRITTEN_OFFSET.is_multiple_of(8)) };
-        // SAFETY: inside the identity page, aligned, and accessed only as this atomic.
-        unsafe { AtomicU64::from_ptr(self.buffer.bytes_mut(WRITTEN_OFFSET, 8).as_mut_ptr().cast()) }
+        // SAFETY: these bytes are accessed only as this atomic.
+        let cell = unsafe { self.buffer.bytes_mut(WRITTEN_OFFSET, 8) };
+        // SAFETY: inside the identity page, aligned, and alive as long as `self`.
+        unsafe { AtomicU64::from_ptr(cell.as_mut_ptr().cast()) }
     }
 }
 

@@ -48,8 +48,10 @@ impl LogBuffer {
     /// If the range lies outside the region.
     pub(crate) unsafe fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         self.check(offset, len);
+        // SAFETY: in bounds by the check.
+        let start = unsafe { self.base.add(offset) };
         // SAFETY: in bounds by the check; the caller keeps writers away.
-        unsafe { std::slice::from_raw_parts(self.base.as_ptr().add(offset), len) }
+        unsafe { std::slice::from_raw_parts(start.as_ptr(), len) }
     }
 
     /// The bytes `offset..offset + len`, for writing.
@@ -62,8 +64,10 @@ impl LogBuffer {
     #[expect(clippy::mut_from_ref, reason = "callers own disjoint ranges of one region")]
     pub(crate) unsafe fn bytes_mut(&self, offset: usize, len: usize) -> &mut [u8] {
         self.check(offset, len);
+        // SAFETY: in bounds by the check.
+        let start = unsafe { self.base.add(offset) };
         // SAFETY: in bounds by the check; the caller owns the range.
-        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr().add(offset), len) }
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
     }
 
     fn check(&self, offset: usize, len: usize) {
