@@ -20,11 +20,12 @@ use super::scan::{Scan, ScanEnd, ScannedRecord};
 use super::write_log::{Parts, WriteLog};
 use crate::error::{Error, Result};
 use crate::format::{
-    FenceId, LogHeader, LogId, LogPoint, Nonce, PickedHeader, ShortText, StoreId, VolumeTag,
+    FenceId, LogHeader, LogId, LogPoint, Nonce, PickedHeader, RecordHead, RecordKind, ShortText,
+    StoreId, VolumeTag,
 };
-use crate::platform::{LogFile, Platform};
+use crate::platform::{AlignedBlock, LogFile, Platform};
 use crate::poison::Poison;
-use crate::units::{BLOCK_BYTES, Incarnation, LogPos, LogSeq, ObjectSeq};
+use crate::units::{BLOCK_BYTES, Incarnation, Lba, LogPos, LogSeq, ObjectSeq};
 
 /// What it takes to find or make a volume's log.
 #[derive(Clone, Debug)]
@@ -220,6 +221,7 @@ impl LogOnDisk {
         let failed = |e| Error::local(&path, "write", e);
         let from = LogPos::new(start.end.pos.get().next_multiple_of(BLOCK_BYTES));
         self.step("log.recover")?;
+        self.end_block(start.end, from).map_err(failed)?;
         if let Some(written) = self.written {
             self.write_memory(written, from).map_err(failed)?;
         }
@@ -263,6 +265,46 @@ impl LogOnDisk {
             headers: self.headers,
             poison,
         }))
+    }
+
+    /// Fills the rest of the block in which the records end with a pad, so that the next ones
+    /// follow without a gap. Only the blocks of a flush that was never answered end without
+    /// one; rewriting them risks nothing.
+    fn end_block(&self, end: ScanEnd, to: LogPos) -> std::io::Result<()> {
+        let left = to.since(end.pos);
+        if left == 0 {
+            return Ok(());
+        }
+        let pad = RecordHead {
+            seq: end.seq,
+            total_len: left as u32,
+            kind: RecordKind::Pad,
+            lba: Lba::ZERO,
+            sectors: 0,
+            payload_len: 0,
+            incarnation: self.header().incarnation,
+            durable: LogSeq::ZERO,
+        };
+        let block_start = LogPos::new(to.get() - BLOCK_BYTES);
+        let in_block = end.pos.since(block_start) as usize;
+        let mut block = AlignedBlock([0; BLOCK_BYTES as usize]);
+        let offset = self.data.layout.file_offset(block_start);
+        if self.written.is_some() {
+            // SAFETY: nobody appends to the log while it is opened.
+            let held = unsafe { self.data.memory.bytes(block_start, block.0.len()) };
+            block.0.copy_from_slice(held);
+        } else {
+            self.data.file.read_at(offset, &mut block.0)?;
+        }
+        let rest = block.0.get_mut(in_block..).unwrap_or_default();
+        pad.encode_into(self.data.tag, &[], rest).map_err(std::io::Error::other)?;
+        if self.written.is_some() {
+            // SAFETY: as above.
+            let held = unsafe { self.data.memory.bytes_mut(block_start, block.0.len()) };
+            held.copy_from_slice(&block.0);
+            return Ok(());
+        }
+        self.data.file.write_at(offset, &block.0, false)
     }
 
     /// Writes what only the memory holds to the file.

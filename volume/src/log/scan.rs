@@ -71,26 +71,13 @@ impl<'a> Scan<'a> {
         mut self,
         mut each: impl FnMut(&ScannedRecord) -> Result<()>,
     ) -> Result<ScanEnd> {
-        let start = self.header.start.pos;
         let mut pos = self.header.tail.pos;
         let mut seq = self.header.tail.seq;
         let mut incarnation = None;
         loop {
-            if pos == start && seq <= self.header.start.seq {
-                // An opening may continue with a higher number: the store knew later ones.
-                seq = self.header.start.seq;
-            }
             let record = match self.look(pos, seq)? {
                 Found::Record(head) if self.belongs(pos, &head, incarnation) => head,
-                _ => {
-                    let block_end = LogPos::new(pos.get().next_multiple_of(BLOCK_BYTES));
-                    if pos < start && block_end == start {
-                        // The block in which the incarnation before ended.
-                        pos = start;
-                        continue;
-                    }
-                    break;
-                }
+                _ => break,
             };
             incarnation = Some(record.incarnation);
             let here = pos;
@@ -197,8 +184,7 @@ impl<'a> Scan<'a> {
     fn check_end(&mut self, end: LogPos, seq: LogSeq) -> Result<()> {
         let header = self.header;
         let durable = header.durable.pos.max(header.start.pos);
-        // Only pads and stretched records follow within the block.
-        if end < durable && LogPos::new(end.get().next_multiple_of(BLOCK_BYTES)) < durable {
+        if end < durable {
             let detail = format!(
                 "record {seq} is missing or damaged, though everything up to position {durable} was \
                  safe on the SSD; move the file away to go on with what the store holds"
