@@ -25,6 +25,8 @@ pub(crate) struct Core {
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) config: VolumeConfig,
     pub(crate) stream: Stream,
+    /// The stream without patience: the uploaders have their own.
+    pub(crate) uploads: Stream,
     pub(crate) superblock: Arc<SuperblockCell>,
     pub(crate) maps: RwLock<Maps>,
     pub(crate) index: ObjectIndex,

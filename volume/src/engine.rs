@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use lsvd_store::ObjectStore;
+use lsvd_store::{ObjectStore, RetryPolicy, RetryStore, Stop, SystemSleeper};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
@@ -25,6 +26,15 @@ use crate::stats::VolumeStats;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 use crate::volume::{Volume, check_size};
+
+/// How long a read, or an opening, waits for a store that does not answer.
+const PATIENCE: RetryPolicy = RetryPolicy {
+    attempts_max: 12,
+    deadline: Duration::from_secs(30),
+    backoff_initial: Duration::from_millis(50),
+    backoff_max: Duration::from_secs(5),
+    jitter_percent: 50,
+};
 
 /// What is known of a volume without opening it, and more of one that is open.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
@@ -61,7 +71,12 @@ pub struct LogInfo {
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
+    /// The store as it is: for uploads, which have a patience of their own.
     store: Arc<dyn ObjectStore>,
+    /// The same, trying again for a while: for everything else.
+    patient: Arc<dyn ObjectStore>,
+    /// Ends the waiting for the store.
+    stop: Stop,
     catalog: Catalog,
     config: EngineConfig,
     around: Surroundings,
@@ -127,9 +142,18 @@ impl Engine {
             log_dir: dir.logs(),
             store_id: store_id(store.url()),
         };
+        let stop = Stop::new();
+        let patient: Arc<dyn ObjectStore> = Arc::new(RetryStore::new(
+            Arc::clone(&store),
+            PATIENCE,
+            Arc::new(SystemSleeper::new()),
+            stop.clone(),
+        ));
         Ok(Arc::new(Self {
-            catalog: Catalog::new(Arc::clone(&store)),
+            catalog: Catalog::new(Arc::clone(&patient)),
+            patient,
             store,
+            stop,
             config,
             around,
             read_only,
@@ -316,7 +340,8 @@ impl Engine {
     fn opening(&self, name: &VolumeName, superblock: SuperblockCell) -> Opening<'_> {
         Opening {
             around: &self.around,
-            stream: Stream::new(Arc::clone(&self.store), superblock.get().volume),
+            stream: Stream::new(Arc::clone(&self.patient), superblock.get().volume),
+            uploads: Stream::new(Arc::clone(&self.store), superblock.get().volume),
             superblock,
             config: self.volume_config(name),
         }
@@ -387,11 +412,17 @@ impl Engine {
         }
         let mut first_error = Ok(());
         let mut how = how;
+        if how == Close::Keep {
+            self.stop.set();
+        }
         while let Some(volume) = open.pop() {
             let rest: u64 = open.iter().map(|v| v.dirty_bytes()).sum();
             let mut go_on = true;
             let closed = close(&volume, how, &mut |left| {
                 go_on = go_on && progress(left + rest);
+                if !go_on {
+                    self.stop.set();
+                }
                 go_on
             });
             if !go_on {
@@ -402,6 +433,7 @@ impl Engine {
                 first_error = first_error.and(Err(error));
             }
         }
+        self.stop.set();
         self.around.pool.stop();
         first_error
     }

@@ -54,7 +54,6 @@
 //! All others are leaves held alone. None is held across store requests or syncs but the first
 //! three, which no request on data takes.
 
-
 mod batch;
 pub mod cache;
 mod cache_dir;

@@ -53,6 +53,8 @@ pub enum Close {
 pub(crate) struct Opening<'a> {
     pub(crate) around: &'a Surroundings,
     pub(crate) stream: Stream,
+    /// The stream without patience: the uploaders have their own.
+    pub(crate) uploads: Stream,
     pub(crate) superblock: SuperblockCell,
     pub(crate) config: VolumeConfig,
 }
@@ -94,6 +96,7 @@ impl Opening<'_> {
             platform: Arc::clone(&self.around.platform),
             config: self.config,
             stream: self.stream,
+            uploads: self.uploads,
             superblock: Arc::new(self.superblock),
             maps: RwLock::new(state.maps),
             index: ObjectIndex::default(),

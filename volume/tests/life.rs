@@ -1,5 +1,7 @@
 //! The life of a volume on a real cache directory and a store in memory.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;

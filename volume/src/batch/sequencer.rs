@@ -418,7 +418,6 @@ impl Sequencer {
             superblock.committed = superblock.committed.max(stamp.seq);
             superblock.epoch = stamp.epoch;
             superblock.size_bytes = stamp.size_sectors * crate::units::SECTOR_BYTES;
-            superblock.attrs.modified_ms = stamp.written_ms;
             superblock.last_host = host.clone();
             Ok(())
         });

@@ -194,7 +194,7 @@ impl Worker {
     }
 
     fn put(&self, stamp: &Stamp, parts: &[IoSlice<'_>]) -> Result<()> {
-        match self.persist(|| self.core.stream.create(stamp, parts))? {
+        match self.persist(|| self.core.uploads.create(stamp, parts))? {
             Created::Ours => {
                 let health = &self.core.health;
                 count(&health.objects_put, 1);

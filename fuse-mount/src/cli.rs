@@ -1,0 +1,253 @@
+//! The command line. `--help` teaches: every command has an example.
+//!
+//! Settings that also exist as variables and in the configuration file are taken here as plain
+//! text; [`crate::config`] layers and checks them, and remembers where each came from.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+
+use crate::exit;
+
+const EXAMPLES: &str = "\
+Examples:
+  lsvd-fuse mount /mnt/vols                   serve the store's volumes as files
+  truncate -s 10G /mnt/vols/disk.img          make a volume (or: lsvd-fuse create disk.img --size 10G)
+  mkfs.ext4 /mnt/vols/disk.img                use it: as a file, by `losetup --direct-io=on`, by QEMU as raw
+  lsvd-fuse unmount /mnt/vols                 wait until the store holds everything, then end
+
+Settings, strongest first: flags, LSVD_* variables, the [volume.NAME] sections of the
+configuration file, its top level, defaults. `lsvd-fuse info --effective-config` shows each
+value and where it came from. The file is --config, or /etc/lsvd.toml for root, or
+~/.config/lsvd.toml; for example:
+
+  store = \"file:///srv/lsvd\"
+  log-size = \"4G\"
+  [volume.database]
+  log-size = \"16G\"
+  compression = \"none\"";
+
+/// Log-structured virtual disks: a local write log in front of an object store, as files.
+#[derive(Debug, Parser)]
+#[command(name = "lsvd-fuse", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalFlags,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct GlobalFlags {
+    /// Where the volumes live: file:///path or mem: [LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Directory on a local SSD for logs and caches [LSVD_CACHE_DIR] [default: /var/lib/lsvd/cache for root]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Configuration file in TOML [LSVD_CONFIG] [default: /etc/lsvd.toml or ~/.config/lsvd.toml, if there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Print JSON instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `mount` that are settings.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct MountFlags {
+    /// Refuse all writes [LSVD_READ_ONLY]
+    #[arg(long)]
+    pub(crate) read_only: bool,
+    /// Let other users in; file modes and owners decide [LSVD_ALLOW_OTHER]
+    #[arg(long)]
+    pub(crate) allow_other: bool,
+    /// Size of each volume's write log on the SSD [LSVD_LOG_SIZE] [default: 1G]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_size: Option<String>,
+    /// Size of the read cache on the SSD, 0 for none [LSVD_CACHE_SIZE] [default: 10G]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_size: Option<String>,
+    /// Memory for the newest part of each volume's log [LSVD_MEMORY] [default: 32M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+    /// Size of an object in the store [LSVD_BATCH_SIZE] [default: 8M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) batch_size: Option<String>,
+    /// Longest wait of a write for its object to fill [LSVD_BATCH_AGE] [default: 2s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) batch_age: Option<String>,
+    /// Compression of new objects: lz4, zstd or none [LSVD_COMPRESSION] [default: lz4]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) compression: Option<String>,
+    /// Objects between two checkpoints [LSVD_CHECKPOINT_OBJECTS] [default: 256]
+    #[arg(long, value_name = "N")]
+    pub(crate) checkpoint_objects: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve the store's volumes as files below MOUNTPOINT
+    #[command(
+        after_help = "Example:\n  lsvd-fuse --store file:///srv/lsvd mount /mnt/vols --log-size 4G\n\nReturns once the mount answers; the daemon then logs to CACHE_DIR/lsvd-fuse.log.\nSIGTERM and SIGINT unmount in order; a second one leaves at once (the log keeps the rest)."
+    )]
+    Mount {
+        /// An empty directory
+        mountpoint: PathBuf,
+        /// Stay in the foreground and log to stderr
+        #[arg(long)]
+        foreground: bool,
+        #[command(flatten)]
+        flags: MountFlags,
+    },
+    /// End a mount; waits until the store holds everything
+    #[command(
+        visible_alias = "umount",
+        after_help = "Example:\n  lsvd-fuse unmount /mnt/vols\n\nIf a program or a loop device still uses a file, it says which, and the mount stays."
+    )]
+    Unmount {
+        /// Where it is mounted
+        mountpoint: PathBuf,
+        /// Do not wait for the store: what it lacks stays in the local log for the next mount
+        #[arg(long)]
+        no_drain: bool,
+    },
+    /// Make a volume
+    #[command(after_help = "Example:\n  lsvd-fuse create disk.img --size 10G")]
+    Create {
+        /// Its name: 1 to 255 bytes, no slash, no leading dot
+        name: OsString,
+        /// Its size, a multiple of 4096 bytes: 10G, 512M, …
+        #[arg(long, value_name = "SIZE")]
+        size: String,
+    },
+    /// List the volumes
+    #[command(visible_alias = "ls", after_help = "Example:\n  lsvd-fuse list --json")]
+    List,
+    /// Show one volume, or the settings in force
+    #[command(
+        after_help = "Examples:\n  lsvd-fuse info disk.img\n  lsvd-fuse info --effective-config\n  lsvd-fuse info disk.img --effective-config   with the volume's own section"
+    )]
+    Info {
+        /// The volume
+        #[arg(required_unless_present = "effective_config")]
+        name: Option<OsString>,
+        /// Show each setting and where it came from
+        #[arg(long)]
+        effective_config: bool,
+    },
+    /// Change the size of a volume, also while it is in use
+    #[command(
+        after_help = "Example:\n  lsvd-fuse resize disk.img 20G\n\nThen tell its users: `losetup -c /dev/loopN`, `block_resize` in QEMU."
+    )]
+    Resize {
+        /// The volume
+        name: OsString,
+        /// Its new size, a multiple of 4096 bytes
+        size: String,
+        /// Shrink even if that cuts data off
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a volume another name, also while it is in use
+    #[command(after_help = "Example:\n  lsvd-fuse rename disk.img old-disk.img")]
+    Rename {
+        /// The volume
+        old: OsString,
+        /// The new name; must be free
+        new: OsString,
+    },
+    /// Delete a volume and its data
+    #[command(
+        visible_alias = "rm",
+        after_help = "Example:\n  lsvd-fuse delete disk.img\n\nRefused while a program or a loop device uses it."
+    )]
+    Delete {
+        /// The volume
+        name: OsString,
+    },
+    /// Make what was written so far durable on the SSD, or in the store
+    #[command(
+        after_help = "Example:\n  lsvd-fuse flush disk.img --wait      returns when the store holds everything"
+    )]
+    Flush {
+        /// The volume
+        name: OsString,
+        /// Wait until the store holds it
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Look into a volume's parts and verify their checksums
+    #[command(
+        after_help = "Examples:\n  lsvd-fuse inspect disk.img                superblock, checkpoints, log\n  lsvd-fuse inspect disk.img --object 17    one object of the stream\n  lsvd-fuse inspect disk.img --map          where each extent lies"
+    )]
+    Inspect {
+        /// The volume
+        name: OsString,
+        /// The object with this number
+        #[arg(long, value_name = "SEQ", conflicts_with = "map")]
+        object: Option<u64>,
+        /// The map of the disk
+        #[arg(long)]
+        map: bool,
+    },
+    /// Give up writes in a local log that another host's writes have overtaken
+    #[command(
+        after_help = "Example:\n  lsvd-fuse discard-log disk.img\n\nWhat the log holds and the store does not is lost."
+    )]
+    DiscardLog {
+        /// The volume
+        name: OsString,
+    },
+}
+
+/// Reads the command line; prints help or a one-line error itself.
+pub(crate) fn parse() -> Result<Cli, ExitCode> {
+    Cli::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp
+        | ErrorKind::DisplayVersion
+        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            // A closed pipe is the reader's business.
+            let _ = error.print();
+            ExitCode::from(code)
+        }
+        _ => {
+            eprintln!(
+                "lsvd-fuse: {} (`lsvd-fuse --help` explains)",
+                first_paragraph(&error.to_string())
+            );
+            ExitCode::from(exit::USAGE)
+        }
+    })
+}
+
+/// The part of clap's message before its usage text, as one line.
+fn first_paragraph(message: &str) -> String {
+    let paragraph: Vec<&str> =
+        message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    paragraph.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn clap_errors_become_one_line() {
+        let error = Cli::try_parse_from(["lsvd-fuse", "create", "x"]).unwrap_err();
+        let line = first_paragraph(&error.to_string());
+        assert!(line.contains("--size <SIZE>"), "{line}");
+        assert!(!line.contains('\n') && !line.starts_with("error"));
+    }
+}

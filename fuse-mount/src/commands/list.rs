@@ -1,0 +1,25 @@
+//! `list`: the volumes of the store.
+
+use anyhow::Result;
+
+use super::perform;
+use crate::config::Settings;
+use crate::control::protocol::Request;
+use crate::output::{Columns, Output, line, table};
+
+const COLUMNS: &Columns = &[
+    ("NAME", "/name"),
+    ("SIZE", "/size_bytes"),
+    ("STATE", "/live/state"),
+    ("NOT IN STORE", "/live/dirty_bytes"),
+    ("LAST HOST", "/last_host"),
+];
+
+pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
+    let volumes = perform(settings, &Request::List)?;
+    output.print(&volumes, |volumes| match volumes.as_array().map(Vec::as_slice) {
+        None | Some([]) => line("no volumes; make one with `lsvd-fuse create NAME --size 10G`"),
+        Some(rows) => table(rows, COLUMNS),
+    })?;
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! The commands, one per file; and the way that most of them go: a request to the daemon that
+//! serves the cache directory, or, where none does, to the engine opened for the moment.
+
+mod create;
+mod delete;
+mod discard_log;
+mod flush;
+mod info;
+mod inspect;
+mod list;
+mod mount;
+mod rename;
+mod resize;
+mod unmount;
+
+use std::ffi::{OsStr, OsString};
+
+use anyhow::{Context, Result};
+use lsvd_volume::{Close, Engine, VolumeName};
+use serde_json::Value;
+
+use crate::cli::{Cli, Command, GlobalFlags, MountFlags};
+use crate::config::{Settings, Source};
+use crate::control::client::Client;
+use crate::control::execute::execute;
+use crate::control::protocol::Request;
+use crate::control::socket_in;
+use crate::exit::usage;
+use crate::fs::volumes::Volumes;
+use crate::output::{Output, Progress};
+use crate::store_url;
+
+/// Runs the command that was asked for.
+pub(crate) fn run(cli: Cli) -> Result<()> {
+    let Cli { global, command } = cli;
+    let output = Output { json: global.json };
+    if let Command::Mount { mountpoint, foreground, flags } = command {
+        return mount::run(&settings(&global, &flags)?, &mountpoint, foreground, output);
+    }
+    // Daemons log by themselves; of a command only what is wrong matters.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    let settings = settings(&global, &MountFlags::default())?;
+    match command {
+        Command::Mount { .. } => Ok(()),
+        Command::Unmount { mountpoint, no_drain } => {
+            unmount::run(&settings, &mountpoint, !no_drain, output)
+        }
+        Command::Create { name, size } => create::run(&settings, &name, &size, output),
+        Command::List => list::run(&settings, output),
+        Command::Info { name, effective_config } => {
+            info::run(&settings, name.as_deref(), effective_config, output)
+        }
+        Command::Resize { name, size, force } => {
+            resize::run(&settings, &name, &size, force, output)
+        }
+        Command::Rename { old, new } => rename::run(&settings, &old, &new, output),
+        Command::Delete { name } => delete::run(&settings, &name, output),
+        Command::Flush { name, wait } => flush::run(&settings, &name, wait, output),
+        Command::Inspect { name, object, map } => {
+            inspect::run(&settings, &name, object, map, output)
+        }
+        Command::DiscardLog { name } => discard_log::run(&settings, &name, output),
+    }
+}
+
+fn settings(global: &GlobalFlags, mount: &MountFlags) -> Result<Settings> {
+    Settings::load(global, mount)
+}
+
+/// A volume's name from the command line.
+fn volume_name(given: &OsStr) -> Result<String> {
+    let Some(text) = given.to_str() else {
+        return Err(usage(format!("volume name {given:?} is not UTF-8; use one that is")));
+    };
+    Ok(VolumeName::new(text)?.as_str().to_owned())
+}
+
+/// Names from the command line.
+fn volume_names<const N: usize>(given: [&OsString; N]) -> Result<[String; N]> {
+    let mut names = [const { String::new() }; N];
+    for (name, given) in names.iter_mut().zip(given) {
+        *name = volume_name(given)?;
+    }
+    Ok(names)
+}
+
+/// Has `request` carried out, live if a daemon serves the cache directory.
+fn perform(settings: &Settings, request: &Request) -> Result<Value> {
+    match Client::connect(&socket_in(&settings.cache_dir.value))? {
+        Some(mut client) => {
+            refuse_other_store(settings, &client)?;
+            client.ask(request, |_| {})
+        }
+        None => perform_alone(settings, request),
+    }
+}
+
+/// A daemon on this cache directory that serves another store than the user named.
+fn refuse_other_store(settings: &Settings, client: &Client) -> Result<()> {
+    let (asked, served) = (&settings.store, &client.daemon().store);
+    let same = asked.value.trim_end_matches('/') == served.trim_end_matches('/');
+    if same || asked.source == Source::Default {
+        return Ok(());
+    }
+    Err(usage(format!(
+        "cache directory {}: process {} serves {served} from it, not {}; name that store, or another --cache-dir",
+        settings.cache_dir.value.display(),
+        client.daemon().pid,
+        asked.value
+    )))
+}
+
+fn perform_alone(settings: &Settings, request: &Request) -> Result<Value> {
+    let store = store_url::open(settings)?;
+    let config = settings.engine_config();
+    let looks = request.only_looks();
+    let engine =
+        if looks { Engine::open_read_only(store, config)? } else { Engine::open(store, config)? };
+    for (name, config) in settings.volume_configs() {
+        if let Ok(name) = VolumeName::new(name) {
+            engine.configure_volume(&name, config);
+        }
+    }
+    let volumes = Volumes::new(engine.clone(), looks);
+    let done = execute(&volumes, request);
+    let mut progress = Progress::new();
+    let how = if looks { Close::Keep } else { Close::Drain };
+    let closed = engine.shutdown(how, &mut |left| {
+        progress.show(left);
+        true
+    });
+    progress.end();
+    let value = done?;
+    closed.context("done, but closing failed")?;
+    Ok(value)
+}

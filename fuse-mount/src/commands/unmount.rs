@@ -1,0 +1,98 @@
+//! `unmount`: ask the daemon of a mount to end, and wait until it has.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::{Value, json};
+
+use crate::config::Settings;
+use crate::control::client::Client;
+use crate::control::protocol::Request;
+use crate::control::socket_in;
+use crate::mounts::{self, UnmountError};
+use crate::output::{Output, Progress, line};
+use crate::sizes::show_bytes;
+use crate::users;
+
+/// After its last word a daemon only has to exit.
+const EXIT_SECONDS: i64 = 10;
+
+pub(super) fn run(
+    settings: &Settings,
+    mountpoint: &Path,
+    drain: bool,
+    output: Output,
+) -> Result<()> {
+    let shown = mountpoint.display().to_string();
+    let path = mounts::absolute(mountpoint).with_context(|| format!("mountpoint {shown}"))?;
+    let Some(client) = daemon_of(settings, &path, &shown)? else {
+        return clear(&path, &shown, output);
+    };
+    let pid = client.daemon().pid;
+    let told = ask(client, drain)?;
+    wait_for_exit(pid);
+    output.print(&told, |told| {
+        let left = told.get("left_in_log_bytes").and_then(Value::as_u64).unwrap_or(0);
+        line(match left {
+            0 => format!("{shown} is unmounted"),
+            bytes => format!(
+                "{shown} is unmounted; {} stay in the log for the next mount",
+                show_bytes(bytes)
+            ),
+        })
+    })?;
+    Ok(())
+}
+
+/// The daemon of the mount; `None` if the mount is there but its daemon is gone. A daemon that
+/// still drains after its mount went away is found through the cache directory.
+fn daemon_of(settings: &Settings, path: &Path, shown: &str) -> Result<Option<Client>> {
+    if let Some(mount) = mounts::at(path)? {
+        let Some(socket) = mounts::socket_of(&mount) else {
+            bail!("{shown}: {} is mounted there, which is not ours; use umount", mount.source);
+        };
+        return Client::connect(&socket);
+    }
+    let draining = Client::connect(&socket_in(&settings.cache_dir.value))?;
+    match draining.filter(|client| client.daemon().mountpoint == path) {
+        Some(client) => Ok(Some(client)),
+        None => bail!("nothing is mounted at {shown}"),
+    }
+}
+
+fn ask(mut client: Client, drain: bool) -> Result<Value> {
+    let mut progress = Progress::new();
+    let told = client.ask(&Request::Unmount { drain }, |left| progress.show(left));
+    progress.end();
+    told
+}
+
+/// So that the next mount finds nothing of this one.
+fn wait_for_exit(pid: i32) {
+    let Some(daemon) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    else {
+        return;
+    };
+    let mut ends = [PollFd::new(&daemon, PollFlags::IN)];
+    if let Err(error) = poll(&mut ends, Some(&Timespec { tv_sec: EXIT_SECONDS, tv_nsec: 0 })) {
+        log::debug!("waiting for process {pid}: {error}");
+    }
+}
+
+/// Takes a mount away whose daemon was killed.
+fn clear(path: &Path, shown: &str, output: Output) -> Result<()> {
+    match mounts::unmount(path, false) {
+        Ok(()) => {}
+        Err(UnmountError::Busy) => bail!("{shown} is busy: {}", users::describe(path)),
+        Err(UnmountError::Failed(error)) => {
+            return Err(error).with_context(|| format!("cannot unmount {shown}"));
+        }
+    }
+    let told = json!({ "unmounted": path, "daemon": "gone" });
+    output.print(&told, |_| {
+        line(format!("{shown} is unmounted; its daemon was gone already, the next mount recovers from the log"))
+    })?;
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! Settings: flags beat variables beat the file beat defaults, and each value remembers where
+//! it came from.
+//!
+//! ```text
+//!   KEYS ──┐
+//!   flags ─┼─ Layers::text(key) ── parse ── Setting { value, source } ── Settings
+//!   LSVD_* ┤
+//!   file ──┘   (file.rs: unknown keys are errors that name the key and the file)
+//! ```
+
+mod file;
+mod layers;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use lsvd_volume::{Compression, EngineConfig, VolumeConfig};
+use serde_json::{Value, json};
+
+use crate::cli::{GlobalFlags, MountFlags};
+use crate::exit::usage;
+use crate::sizes::{parse_bytes, parse_duration, show_bytes, show_duration};
+
+use layers::Layers;
+
+/// Where a value came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Nobody set it.
+    Default,
+    /// The configuration file; with the section, if it is a volume's own.
+    File(PathBuf, Option<String>),
+    /// An `LSVD_*` variable.
+    Variable(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => f.write_str("default"),
+            Source::File(path, None) => write!(f, "{}", path.display()),
+            Source::File(path, Some(volume)) => write!(f, "{} [volume.{volume}]", path.display()),
+            Source::Variable(name) => f.write_str(name),
+            Source::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+/// A value and where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting<T> {
+    pub(crate) value: T,
+    pub(crate) source: Source,
+}
+
+/// The settings that a volume can have of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct VolumeSettings {
+    log_size: Setting<u64>,
+    memory: Setting<u64>,
+    batch_size: Setting<u64>,
+    batch_age: Setting<Duration>,
+    compression: Setting<Compression>,
+    checkpoint_objects: Setting<u64>,
+}
+
+/// All settings in force.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) store: Setting<String>,
+    pub(crate) cache_dir: Setting<PathBuf>,
+    pub(crate) read_only: Setting<bool>,
+    pub(crate) allow_other: Setting<bool>,
+    cache_size: Setting<u64>,
+    volume: VolumeSettings,
+    per_volume: BTreeMap<String, VolumeSettings>,
+    file: Option<PathBuf>,
+}
+
+/// Smallest write log: room for a few large writes.
+const LOG_BYTES_MIN: u64 = 16 << 20;
+
+impl Settings {
+    /// Layers flags, variables, file and defaults.
+    pub(crate) fn load(global: &GlobalFlags, mount: &MountFlags) -> Result<Self> {
+        let layers = Layers::gather(global, mount)?;
+        let per_volume = layers
+            .volumes()
+            .map(|name| Ok((name.to_owned(), VolumeSettings::read(&layers, Some(name))?)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            store: layers.get("store", None, default_store, |text| Ok(text.to_owned()))?,
+            cache_dir: layers.get("cache-dir", None, default_cache_dir, parse_dir)?,
+            read_only: layers.get("read-only", None, || false, parse_bool)?,
+            allow_other: layers.get("allow-other", None, || false, parse_bool)?,
+            cache_size: layers.get("cache-size", None, || 10 << 30, parse_bytes)?,
+            volume: VolumeSettings::read(&layers, None)?,
+            per_volume,
+            file: layers.file_path(),
+        })
+    }
+
+    /// What the engine needs to know.
+    pub(crate) fn engine_config(&self) -> EngineConfig {
+        EngineConfig {
+            cache_dir: self.cache_dir.value.clone(),
+            cache_bytes: self.cache_size.value,
+            volume: self.volume.config(),
+        }
+    }
+
+    /// The volumes that have settings of their own.
+    pub(crate) fn volume_configs(&self) -> impl Iterator<Item = (&str, VolumeConfig)> {
+        self.per_volume.iter().map(|(name, settings)| (name.as_str(), settings.config()))
+    }
+
+    /// Every value and its source, for `info --effective-config`.
+    pub(crate) fn effective(&self, volume: Option<&str>) -> Value {
+        let own = volume.and_then(|name| self.per_volume.get(name)).unwrap_or(&self.volume);
+        let mut rows = vec![
+            row("store", &self.store, Clone::clone),
+            row("cache-dir", &self.cache_dir, |path| path.display().to_string()),
+            row("cache-size", &self.cache_size, |bytes| show_bytes(*bytes)),
+            row("read-only", &self.read_only, ToString::to_string),
+            row("allow-other", &self.allow_other, ToString::to_string),
+        ];
+        rows.extend(own.rows());
+        json!({
+            "file": self.file.as_ref().map(|path| path.display().to_string()),
+            "volume": volume,
+            "settings": rows,
+        })
+    }
+}
+
+impl VolumeSettings {
+    fn read(layers: &Layers, volume: Option<&str>) -> Result<Self> {
+        let default = VolumeConfig::default();
+        Ok(Self {
+            log_size: layers.get(
+                "log-size",
+                volume,
+                || default.log_bytes,
+                |text| at_least(parse_bytes(text)?, LOG_BYTES_MIN),
+            )?,
+            memory: layers.get(
+                "memory",
+                volume,
+                || default.buffer_bytes,
+                |text| at_least(parse_bytes(text)?, 4 << 20),
+            )?,
+            batch_size: layers.get(
+                "batch-size",
+                volume,
+                || default.batch_bytes,
+                parse_batch_size,
+            )?,
+            batch_age: layers.get("batch-age", volume, || default.batch_age, parse_duration)?,
+            compression: layers.get(
+                "compression",
+                volume,
+                || default.compression,
+                parse_compression,
+            )?,
+            checkpoint_objects: layers.get(
+                "checkpoint-objects",
+                volume,
+                || default.checkpoint_objects,
+                parse_count,
+            )?,
+        })
+    }
+
+    fn config(&self) -> VolumeConfig {
+        VolumeConfig {
+            log_bytes: self.log_size.value,
+            buffer_bytes: self.memory.value,
+            batch_bytes: self.batch_size.value,
+            batch_age: self.batch_age.value,
+            compression: self.compression.value,
+            checkpoint_objects: self.checkpoint_objects.value,
+        }
+    }
+
+    fn rows(&self) -> [Value; 6] {
+        [
+            row("log-size", &self.log_size, |bytes| show_bytes(*bytes)),
+            row("memory", &self.memory, |bytes| show_bytes(*bytes)),
+            row("batch-size", &self.batch_size, |bytes| show_bytes(*bytes)),
+            row("batch-age", &self.batch_age, |age| show_duration(*age)),
+            row("compression", &self.compression, |kind| show_compression(*kind).to_owned()),
+            row("checkpoint-objects", &self.checkpoint_objects, ToString::to_string),
+        ]
+    }
+}
+
+fn row<T>(key: &str, setting: &Setting<T>, show: impl Fn(&T) -> String) -> Value {
+    json!({ "key": key, "value": show(&setting.value), "source": setting.source.to_string() })
+}
+
+fn parse_bool(text: &str) -> Result<bool, String> {
+    match text.trim() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" | "" => Ok(false),
+        other => Err(format!("{other:?} is neither true nor false")),
+    }
+}
+
+fn parse_compression(text: &str) -> Result<Compression, String> {
+    match text {
+        "lz4" => Ok(Compression::Lz4),
+        "zstd" => Ok(Compression::Zstd),
+        "none" => Ok(Compression::None),
+        other => Err(format!("{other:?} is not a compression: lz4, zstd or none")),
+    }
+}
+
+fn show_compression(kind: Compression) -> &'static str {
+    match kind {
+        Compression::Lz4 => "lz4",
+        Compression::Zstd => "zstd",
+        Compression::None => "none",
+    }
+}
+
+fn parse_count(text: &str) -> Result<u64, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("{text:?} is not a number above 0"))
+}
+
+fn parse_batch_size(text: &str) -> Result<u64, String> {
+    let bytes = at_least(parse_bytes(text)?, 64 << 10)?;
+    // An object is one PUT, and the smallest of the stores' limits leaves room to spare here.
+    if bytes > 64 << 20 {
+        Err(format!("{text:?} is more than the largest object, 64M"))
+    } else {
+        Ok(bytes)
+    }
+}
+
+fn at_least(bytes: u64, least: u64) -> Result<u64, String> {
+    if bytes < least {
+        Err(format!("{} is too small; at least {}", show_bytes(bytes), show_bytes(least)))
+    } else {
+        Ok(bytes)
+    }
+}
+
+/// Directories are made absolute at once: the daemon changes to `/`.
+fn parse_dir(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("empty path".to_owned());
+    }
+    std::path::absolute(text).map_err(|error| error.to_string())
+}
+
+fn default_store() -> String {
+    format!("file://{}", data_home().join("store").display())
+}
+
+fn default_cache_dir() -> PathBuf {
+    data_home().join("cache")
+}
+
+/// `/var/lib/lsvd` for root, `$XDG_DATA_HOME/lsvd` or `~/.local/share/lsvd` otherwise.
+fn data_home() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/lsvd");
+    }
+    let xdg =
+        std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    xdg.or_else(home).unwrap_or_else(|| PathBuf::from("/var/tmp")).join("lsvd")
+}
+
+/// A setting that cannot be used, with its source.
+fn bad_setting(key: &str, source: &Source, reason: &str) -> anyhow::Error {
+    match source {
+        Source::Flag(flag) => usage(format!("{flag}: {reason}")),
+        Source::Variable(name) => usage(format!("variable {name}: {reason}")),
+        Source::File(..) => usage(format!("{source}: {key}: {reason}")),
+        Source::Default => usage(format!("{key}: {reason}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_checked() {
+        assert!(parse_batch_size("65M").is_err());
+        assert_eq!(parse_batch_size("8M"), Ok(8 << 20));
+        assert!(parse_compression("gzip").unwrap_err().contains("zstd"));
+        assert!(parse_count("0").is_err());
+        assert_eq!(parse_bool("yes"), Ok(true));
+        assert!(parse_bool("perhaps").is_err());
+    }
+}

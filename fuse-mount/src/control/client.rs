@@ -1,0 +1,94 @@
+//! A command's end of the control socket.
+
+use std::io::{self, BufReader};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::protocol::{RESPONSE_BYTES_MAX, Request, Response, receive, send};
+use super::short_path;
+use crate::exit::usage;
+
+/// How long a daemon may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to a daemon.
+pub(crate) struct Client {
+    responses: BufReader<UnixStream>,
+    requests: UnixStream,
+    daemon: Daemon,
+}
+
+/// What the daemon says of itself.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Daemon {
+    pub(crate) pid: i32,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) store: String,
+}
+
+impl Client {
+    /// Connects; `None` if no daemon listens there.
+    pub(crate) fn connect(socket: &Path) -> Result<Option<Self>> {
+        let Some(stream) =
+            dial(socket).with_context(|| format!("control socket {}", socket.display()))?
+        else {
+            return Ok(None);
+        };
+        let responses = BufReader::new(stream.try_clone()?);
+        let nobody = Daemon { pid: 0, mountpoint: Default::default(), store: String::new() };
+        let mut client = Self { responses, requests: stream, daemon: nobody };
+        // Only a hanging daemon takes that long for its own name; real work may take any time.
+        client.requests.set_read_timeout(Some(HELLO_TIMEOUT))?;
+        let hello = client.ask(&Request::Hello, |_| {})?;
+        client.requests.set_read_timeout(None)?;
+        client.daemon = serde_json::from_value(hello)
+            .context("the daemon speaks another language; use its own lsvd-fuse")?;
+        Ok(Some(client))
+    }
+
+    /// Who answers.
+    pub(crate) fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// Asks and waits for the answer.
+    pub(crate) fn ask(
+        &mut self,
+        request: &Request,
+        mut progress: impl FnMut(u64),
+    ) -> Result<Value> {
+        send(&mut self.requests, request).context("the daemon does not listen any more")?;
+        loop {
+            match receive(&mut self.responses, RESPONSE_BYTES_MAX).context("the daemon's answer")? {
+                Some(Response::Progress { dirty_bytes }) => progress(dirty_bytes),
+                Some(Response::Done(value)) => return Ok(value),
+                Some(Response::Failed { message, usage: true }) => return Err(usage(message)),
+                Some(Response::Failed { message, usage: false }) => return Err(anyhow!(message)),
+                None => bail!("the daemon ended before it had answered; its log tells why"),
+            }
+        }
+    }
+}
+
+/// A socket without a listener was left by a daemon that is gone; the next one removes it.
+fn dial(socket: &Path) -> io::Result<Option<UnixStream>> {
+    let connected = short_path(socket).and_then(|(_directory, short)| UnixStream::connect(short));
+    match connected {
+        Ok(stream) => Ok(Some(stream)),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,90 @@
+//! Carries a request out on the volumes: in the daemon, or in a command without one.
+
+use std::sync::mpsc;
+
+use anyhow::{Context, Result};
+use lsvd_volume::{Inspect, ObjectSeq, VolumeName};
+use serde_json::{Value, json};
+
+use super::protocol::{Part, Request};
+use crate::exit::usage;
+use crate::fs::inode::Node;
+use crate::fs::volumes::Volumes;
+
+/// Does what `request` asks and says what came of it.
+pub(crate) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
+    match request {
+        Request::Hello | Request::Unmount { .. } => Err(usage("there is no daemon to ask")),
+        Request::List => list(volumes),
+        Request::Info { name } => info(volumes, name),
+        Request::Create { name, size_bytes, attrs } => {
+            let node = volumes.create(&VolumeName::new(name)?, *size_bytes, *attrs)?;
+            Ok(json!({ "created": name, "uuid": node.uuid.to_string(), "size_bytes": size_bytes }))
+        }
+        Request::Resize { name, size_bytes, force } => {
+            let node = volumes.find(&VolumeName::new(name)?)?;
+            let before = node.size();
+            volumes.resize(&node, *size_bytes, *force)?;
+            Ok(json!({ "resized": name, "size_bytes": size_bytes, "size_bytes_before": before }))
+        }
+        Request::Rename { from, to } => {
+            let to_name = VolumeName::new(to)?;
+            let node = volumes.find(&VolumeName::new(from)?)?;
+            volumes.rename(&node, &to_name)?;
+            Ok(json!({ "renamed": from, "to": to }))
+        }
+        Request::Delete { name } => {
+            volumes.delete(&volumes.find(&VolumeName::new(name)?)?)?;
+            Ok(json!({ "deleted": name }))
+        }
+        Request::Flush { name, wait } => flush(volumes, name, *wait),
+        Request::Inspect { name, part } => inspect(volumes, name, *part),
+        Request::DiscardLog { name } => {
+            let bytes = volumes.discard_log(&*volumes.find(&VolumeName::new(name)?)?)?;
+            Ok(json!({ "volume": name, "discarded_bytes": bytes }))
+        }
+    }
+}
+
+fn list(volumes: &Volumes) -> Result<Value> {
+    let infos = volumes.infos()?;
+    let rows = infos.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+    Ok(Value::Array(rows))
+}
+
+fn info(volumes: &Volumes, name: &str) -> Result<Value> {
+    let info = volumes.info(&VolumeName::new(name)?)?;
+    Ok(serde_json::to_value(info)?)
+}
+
+fn flush(volumes: &Volumes, name: &str, wait: bool) -> Result<Value> {
+    let node = volumes.find(&VolumeName::new(name)?)?;
+    if wait {
+        volumes.writer(&node)?.flush_to_store()?;
+    } else {
+        flush_to_ssd(&node)?;
+    }
+    let dirty = node.volume().map_or(0, |volume| volume.stats().dirty_bytes);
+    Ok(json!({ "flushed": name, "to": if wait { "store" } else { "ssd" }, "dirty_bytes": dirty }))
+}
+
+/// A volume that is not open has nothing in memory.
+fn flush_to_ssd(node: &Node) -> Result<()> {
+    let Some(volume) = node.volume().filter(|volume| !volume.is_read_only()) else { return Ok(()) };
+    let (tell, told) = mpsc::sync_channel(1);
+    volume.flush(move |outcome| {
+        // The receiver waits below for exactly this.
+        let _ = tell.send(outcome);
+    });
+    Ok(told.recv().context("the volume closed before it had flushed")??)
+}
+
+fn inspect(volumes: &Volumes, name: &str, part: Part) -> Result<Value> {
+    let what = match part {
+        Part::Summary => Inspect::Summary,
+        Part::Object(number) => Inspect::Object(ObjectSeq::new(number)),
+        Part::Map => Inspect::Map,
+    };
+    let report = volumes.engine().inspect(&VolumeName::new(name)?, what)?;
+    Ok(serde_json::to_value(report)?)
+}

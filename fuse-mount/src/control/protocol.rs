@@ -1,0 +1,148 @@
+//! What goes over the socket: one JSON value per line, requests one way, responses the other.
+//!
+//! A request is answered by any number of [`Response::Progress`] and one of the others. Lines
+//! have a length limit on both sides; whoever exceeds it is cut off.
+
+use std::io::{self, BufRead, Read, Write};
+
+use lsvd_volume::FileAttrs;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Longest request.
+pub(crate) const REQUEST_BYTES_MAX: u64 = 64 << 10;
+
+/// Longest response; a map of a large volume is long.
+pub(crate) const RESPONSE_BYTES_MAX: u64 = 1 << 30;
+
+/// What is asked of the daemon, or of the engine opened in its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case")]
+pub(crate) enum Request {
+    /// Who are you?
+    Hello,
+    List,
+    Info {
+        name: String,
+    },
+    Create {
+        name: String,
+        size_bytes: u64,
+        attrs: FileAttrs,
+    },
+    Resize {
+        name: String,
+        size_bytes: u64,
+        force: bool,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Delete {
+        name: String,
+    },
+    Flush {
+        name: String,
+        wait: bool,
+    },
+    Inspect {
+        name: String,
+        part: Part,
+    },
+    DiscardLog {
+        name: String,
+    },
+    /// Unmount, then end.
+    Unmount {
+        drain: bool,
+    },
+}
+
+/// A part of a volume to look into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Part {
+    Summary,
+    Object(u64),
+    Map,
+}
+
+impl Request {
+    /// Whether it changes nothing, so that it needs no lock on the cache directory.
+    pub(crate) fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Hello
+                | Self::List
+                | Self::Info { .. }
+                | Self::Inspect { .. }
+                | Self::Flush { wait: false, .. }
+        )
+    }
+}
+
+/// What comes back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Response {
+    /// Still at it.
+    Progress { dirty_bytes: u64 },
+    /// Done.
+    Done(Value),
+    /// Failed; `usage` if the request made no sense.
+    Failed { message: String, usage: bool },
+}
+
+/// Writes one line.
+pub(crate) fn send<T: Serialize>(to: &mut impl Write, value: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    to.write_all(&line)
+}
+
+/// Reads one line of at most `bytes_max`; `None` at the end.
+pub(crate) fn receive<T: DeserializeOwned>(
+    from: &mut impl BufRead,
+    bytes_max: u64,
+) -> io::Result<Option<T>> {
+    let mut line = Vec::new();
+    from.take(bytes_max).read_until(b'\n', &mut line)?;
+    match line.pop() {
+        None => Ok(None),
+        Some(b'\n') => serde_json::from_slice(&line).map(Some).map_err(io::Error::from),
+        Some(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "a line is cut off or too long")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_round_trip() {
+        for request in [
+            Request::Hello,
+            Request::Resize { name: "a".into(), size_bytes: 4096, force: true },
+            Request::Inspect { name: "a".into(), part: Part::Object(7) },
+            Request::Unmount { drain: false },
+        ] {
+            let mut line = Vec::new();
+            send(&mut line, &request).unwrap();
+            let read: Request = receive(&mut line.as_slice(), REQUEST_BYTES_MAX).unwrap().unwrap();
+            assert_eq!(read, request);
+        }
+    }
+
+    #[test]
+    fn long_cut_and_foreign_lines_are_errors() {
+        let read = |bytes: &[u8], max| receive::<Request>(&mut &*bytes, max);
+        assert!(read(b"", 100).unwrap().is_none());
+        assert!(read(b"{\"command\":\"list\"}", 100).is_err());
+        assert!(read(b"{\"command\":\"list\"}\n", 10).is_err());
+        assert!(read(b"hello\n", 100).is_err());
+        assert!(read(b"\xff\xff\n", 100).is_err());
+        assert_eq!(read(b"{\"command\":\"list\"}\n", 100).unwrap(), Some(Request::List));
+    }
+}

@@ -1,0 +1,561 @@
+//! The only file that names `fuser`: requests in, replies out, and the mount itself.
+//!
+//! Attributes and names are never cached by the kernel (time to live 0): commands and other
+//! hosts change them behind its back, and asking costs microseconds.
+//!
+//! `POSIX_LOCKS` is not asked for, so the kernel keeps all locks itself: every lock, also the
+//! open-file-description locks of QEMU, works among the programs of this host.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{
+    AccessFlags, BsdFileFlags, Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
+    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenAccMode, OpenFlags,
+    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
+    TimeOrNow, WriteFlags,
+};
+
+use super::errno::Errno;
+use super::handles::Handle;
+use super::inode::{Attr, Kind, now_ms};
+use super::io::{Allocate, Seek};
+use super::{Changes, Owner, VolumeFs};
+
+/// The kernel asks again each time.
+const TTL: Duration = Duration::ZERO;
+
+/// Requests that the kernel keeps in flight in the background; more gain nothing.
+const BACKGROUND_MAX: u16 = 256;
+
+/// Largest write request.
+const WRITE_BYTES_MAX: u32 = 1 << 20;
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub(crate) struct MountFlags {
+    /// Shown as the mount's source; names the control socket.
+    pub(crate) source: String,
+    pub(crate) read_only: bool,
+    pub(crate) allow_other: bool,
+}
+
+/// Mounts and serves from threads of its own; `ended` is called when the mount is gone.
+///
+/// # Errors
+/// If the kernel or `fusermount3` refuses.
+pub(crate) fn mount(
+    fs: VolumeFs,
+    mountpoint: &Path,
+    flags: &MountFlags,
+    ended: impl FnOnce() + Send + Sync + 'static,
+) -> std::io::Result<()> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(flags.source.clone()),
+        // Owners and modes of files mean something, so the kernel checks them.
+        MountOption::DefaultPermissions,
+        if flags.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    config.acl = if flags.allow_other { SessionACL::All } else { SessionACL::Owner };
+    // More threads than cores halve the speed.
+    config.n_threads = Some(std::thread::available_parallelism().map_or(1, usize::from));
+    let session = Session::new(Edge { fs, ended: Some(Box::new(ended)) }, mountpoint, &config)?;
+    let running = session.spawn()?;
+    // Dropping it would unmount whatever is mounted there by then. `mounts::unmount` knows
+    // what is ours; the session itself ends when the mount does.
+    std::mem::forget(running);
+    Ok(())
+}
+
+struct Edge {
+    fs: VolumeFs,
+    ended: Option<Box<dyn FnOnce() + Send + Sync>>,
+}
+
+fn error(errno: Errno) -> fuser::Errno {
+    fuser::Errno::from_i32(errno.code())
+}
+
+fn time(ms: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms)
+}
+
+fn attr_of(attr: &Attr) -> FileAttr {
+    let modified = time(attr.modified_ms);
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: attr.size,
+        blocks: attr.blocks,
+        atime: modified,
+        mtime: modified,
+        ctime: modified,
+        crtime: time(attr.created_ms),
+        kind: kind_of(attr.kind),
+        perm: attr.mode as u16 & 0o7777,
+        nlink: if attr.kind == Kind::Directory { 2 } else { 1 },
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+fn kind_of(kind: Kind) -> FileType {
+    match kind {
+        Kind::Directory => FileType::Directory,
+        Kind::File => FileType::RegularFile,
+    }
+}
+
+fn millis(time: TimeOrNow) -> u64 {
+    match time {
+        TimeOrNow::Now => now_ms(),
+        TimeOrNow::SpecificTime(time) => time
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2)),
+    }
+}
+
+fn file_flags() -> FopenFlags {
+    FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+}
+
+fn empty(reply: ReplyEmpty, outcome: Result<(), Errno>) {
+    match outcome {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(error(errno)),
+    }
+}
+
+fn entry(reply: ReplyEntry, outcome: Result<Attr, Errno>) {
+    match outcome {
+        Ok(attr) => reply.entry(&TTL, &attr_of(&attr), Generation(0)),
+        Err(errno) => reply.error(error(errno)),
+    }
+}
+
+fn attributes(reply: ReplyAttr, outcome: Result<Attr, Errno>) {
+    match outcome {
+        Ok(attr) => reply.attr(&TTL, &attr_of(&attr)),
+        Err(errno) => reply.error(error(errno)),
+    }
+}
+
+fn owner_of(request: &Request) -> Owner {
+    Owner { uid: request.uid(), gid: request.gid() }
+}
+
+impl Filesystem for Edge {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        for wanted in [
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+        ] {
+            if config.add_capabilities(wanted).is_err() {
+                log::info!("this kernel lacks {wanted:?}; going on without");
+            }
+        }
+        let settled = config
+            .set_max_background(BACKGROUND_MAX)
+            .and_then(|_| config.set_congestion_threshold(BACKGROUND_MAX))
+            .map(drop)
+            .map_err(u32::from)
+            .and_then(|()| config.set_max_write(WRITE_BYTES_MAX).map(drop));
+        if let Err(nearest) = settled {
+            log::info!("the kernel connection could not be tuned as wanted; nearest is {nearest}");
+        }
+        Ok(())
+    }
+
+    fn destroy(&mut self) {
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.fs.lookup(parent.0, name, |outcome| entry(reply, outcome));
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        self.fs.getattr(ino.0, |outcome| attributes(reply, outcome));
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        _atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        // The kernel sends the time of a truncate along; the resize notes that itself.
+        let modified_ms = mtime.filter(|_| size.is_none()).map(millis);
+        let changes = Changes { mode, uid, gid, size, modified_ms };
+        self.fs.setattr(ino.0, changes, |outcome| attributes(reply, outcome));
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            return reply.error(error(Errno::EPERM));
+        }
+        self.fs.create(parent.0, name, mode, owner_of(request), false, |outcome| {
+            entry(reply, outcome.map(|(attr, _)| attr));
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        _flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.fs.create(parent.0, name, mode, owner_of(request), true, |outcome| match outcome {
+            Ok((attr, handle)) => {
+                reply.created(
+                    &TTL,
+                    &attr_of(&attr),
+                    Generation(0),
+                    FileHandle(handle),
+                    file_flags(),
+                );
+            }
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn mkdir(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        name: &OsStr,
+        _mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        log::warn!("mkdir {name:?}: a mount holds volumes, and volumes are files");
+        reply.error(error(Errno::EPERM));
+    }
+
+    fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(error(Errno::EPERM));
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.fs.unlink(parent.0, name, |outcome| empty(reply, outcome));
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        // Without an overwriting rename, "do not replace" is what happens anyway.
+        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
+            return reply.error(error(Errno::EINVAL));
+        }
+        self.fs.rename((parent.0, newparent.0), name, newname, |outcome| empty(reply, outcome));
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
+        self.fs.open(ino.0, write, |outcome| match outcome {
+            Ok(handle) => reply.opened(FileHandle(handle), file_flags()),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.fs.read(handle.0, offset, size as usize, |outcome| match outcome {
+            Ok(data) => reply.data(data),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let written = data.len() as u32;
+        self.fs.write(handle.0, offset, data, move |outcome| match outcome {
+            Ok(()) => reply.written(written),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // Every write was answered already; the kernel need not ask at each close.
+        reply.error(error(Errno::ENOSYS));
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.fsync(handle.0, |outcome| empty(reply, outcome));
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.fs.opendir(ino.0, |outcome| match outcome {
+            Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let handle = match self.fs.directory(handle.0) {
+            Ok(handle) => handle,
+            Err(errno) => return reply.error(error(errno)),
+        };
+        let Handle::Directory(entries) = &*handle else {
+            return reply.error(error(Errno::ENOTDIR));
+        };
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (index, entry) in entries.iter().enumerate().skip(start) {
+            if reply.add(INodeNo(entry.ino), index as u64 + 1, kind_of(entry.kind), &entry.name) {
+                break;
+            }
+        }
+        reply.ok();
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        // Names are in the store before a create or rename is answered.
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.fs.statfs(|outcome| match outcome {
+            Ok(space) => {
+                let size = space.block_bytes;
+                reply.statfs(space.blocks, space.free, space.available, 0, 0, size, 255, size);
+            }
+            Err(errno) => reply.error(error(errno)),
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(error(Errno::ENOSYS));
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _name: &OsStr,
+        _size: u32,
+        reply: ReplyXattr,
+    ) {
+        reply.error(error(Errno::ENOSYS));
+    }
+
+    fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
+        reply.error(error(Errno::ENOSYS));
+    }
+
+    fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
+        reply.error(error(Errno::ENOSYS));
+    }
+
+    fn symlink(
+        &self,
+        _request: &Request,
+        _parent: INodeNo,
+        _name: &OsStr,
+        _target: &Path,
+        reply: ReplyEntry,
+    ) {
+        reply.error(error(Errno::EPERM));
+    }
+
+    fn link(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _parent: INodeNo,
+        _name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        reply.error(error(Errno::EPERM));
+    }
+
+    fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
+        // With default permissions the kernel decides and does not ask.
+        reply.ok();
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Allocate::Room { keep_size },
+            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size },
+            libc::FALLOC_FL_PUNCH_HOLE => Allocate::Punch,
+            _ => return reply.error(error(Errno::EOPNOTSUPP)),
+        };
+        self.fs.fallocate(handle.0, offset, length, what, |outcome| empty(reply, outcome));
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(error(Errno::EINVAL)),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(error(Errno::ENXIO)) };
+        match self.fs.lseek(handle.0, offset, what) {
+            Ok(found) => reply.offset(found as i64),
+            Err(errno) => reply.error(error(errno)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        _handle_in: FileHandle,
+        _offset_in: u64,
+        _ino_out: INodeNo,
+        _handle_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: fuser::CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // The kernel then copies by reading and writing.
+        reply.error(error(Errno::ENOSYS));
+    }
+}

@@ -1,0 +1,186 @@
+//! Operations on open files: the hot path. Nothing here waits; what must goes to the pool.
+
+use std::sync::Arc;
+
+use lsvd_volume::{Error, Volume};
+
+use super::errno::Errno;
+use super::handles::Handle;
+use super::inode::Node;
+use super::{Outcome, VolumeFs};
+
+/// What `fallocate` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Allocate {
+    /// Room: needs nothing but size here, as blocks are found when they are written.
+    Room { keep_size: bool },
+    /// Zeroes.
+    Zero { keep_size: bool },
+    /// Zeroes; never changes the size.
+    Punch,
+}
+
+/// Which end of data `lseek` looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seek {
+    Data,
+    Hole,
+}
+
+impl VolumeFs {
+    /// Reads; short only at the end of the file.
+    pub(crate) fn read(
+        &self,
+        handle: u64,
+        offset: u64,
+        len: usize,
+        done: impl FnOnce(Outcome<&[u8]>) + Send + 'static,
+    ) {
+        let Some(handle) = self.handles.get(handle) else { return done(Err(Errno::EBADF)) };
+        match &*handle {
+            Handle::Volume { node, .. } => {
+                let Some(volume) = node.volume() else { return done(Err(Errno::EIO)) };
+                let left = node.size_in(&volume).saturating_sub(offset);
+                let len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+                if len == 0 {
+                    return done(Ok(&[]));
+                }
+                volume.read(offset, len, move |outcome| {
+                    done(outcome.map_err(|error| Errno::of("read", &error)));
+                });
+            }
+            Handle::Text(text) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+                let end = start.saturating_add(len).min(text.len());
+                done(Ok(text.get(start..end).unwrap_or_default()));
+            }
+            Handle::Directory(_) => done(Err(Errno::EISDIR)),
+        }
+    }
+
+    /// Writes all of `data`; past the end the file grows.
+    pub(crate) fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        done: impl FnOnce(Outcome<()>) + Send + 'static,
+    ) {
+        let Some(handle) = self.handles.get(handle) else { return done(Err(Errno::EBADF)) };
+        let Handle::Volume { node, write: true } = &*handle else { return done(Err(Errno::EBADF)) };
+        let Some(volume) = node.volume() else { return done(Err(Errno::EIO)) };
+        let Some(end) = offset.checked_add(data.len() as u64) else {
+            return done(Err(Errno::EFBIG));
+        };
+        node.touch();
+        if end <= node.size_in(&volume) {
+            volume.write(offset, data, move |outcome| {
+                done(outcome.map_err(|error| Errno::of("write", &error)));
+            });
+            return;
+        }
+        let (volumes, node, data) = (self.volumes.clone(), node.clone(), data.to_vec());
+        self.pool.run(move || match volumes.grow_for(&node, end) {
+            Ok(volume) => volume.write(offset, &data, move |outcome| {
+                if outcome.is_ok() {
+                    node.extend_to(end);
+                }
+                done(outcome.map_err(|error| Errno::of("write", &error)));
+            }),
+            Err(Error::BadSize { .. }) => done(Err(Errno::EFBIG)),
+            Err(error) => done(Err(Errno::of("grow", &error))),
+        });
+    }
+
+    /// Makes everything written so far durable on the SSD.
+    pub(crate) fn fsync(&self, handle: u64, done: impl FnOnce(Outcome<()>) + Send + 'static) {
+        let Some(handle) = self.handles.get(handle) else { return done(Err(Errno::EBADF)) };
+        match &*handle {
+            Handle::Volume { node, .. } => match node.volume() {
+                Some(volume) if !volume.is_read_only() => {
+                    volume.flush(move |outcome| {
+                        done(outcome.map_err(|error| Errno::of("fsync", &error)))
+                    });
+                }
+                _ => done(Ok(())),
+            },
+            Handle::Directory(_) | Handle::Text(_) => done(Ok(())),
+        }
+    }
+
+    /// Discards, zeroes or makes room.
+    pub(crate) fn fallocate(
+        &self,
+        handle: u64,
+        offset: u64,
+        len: u64,
+        what: Allocate,
+        done: impl FnOnce(Outcome<()>) + Send + 'static,
+    ) {
+        let Some(handle) = self.handles.get(handle) else { return done(Err(Errno::EBADF)) };
+        let Handle::Volume { node, write: true } = &*handle else { return done(Err(Errno::EBADF)) };
+        let Some(volume) = node.volume() else { return done(Err(Errno::EIO)) };
+        let Some(end) = offset.checked_add(len).filter(|_| len > 0) else {
+            return done(Err(Errno::EINVAL));
+        };
+        let grows = matches!(
+            what,
+            Allocate::Room { keep_size: false } | Allocate::Zero { keep_size: false }
+        ) && end > node.size_in(&volume);
+        let zeroes = what != (Allocate::Room { keep_size: true })
+            && what != (Allocate::Room { keep_size: false });
+        if !grows {
+            return if zeroes { trim(node, &volume, offset, end, done) } else { done(Ok(())) };
+        }
+        let (volumes, node) = (self.volumes.clone(), node.clone());
+        self.pool.run(move || {
+            let Some(bytes) = end.checked_next_multiple_of(lsvd_volume::BLOCK_BYTES) else {
+                return done(Err(Errno::EFBIG));
+            };
+            match volumes.resize(&node, bytes, false) {
+                Ok(()) if zeroes => match node.volume() {
+                    Some(volume) => trim(&node, &volume, offset, end, done),
+                    None => done(Err(Errno::EIO)),
+                },
+                Ok(()) => done(Ok(())),
+                Err(Error::BadSize { .. }) => done(Err(Errno::EFBIG)),
+                Err(error) => done(Err(Errno::of("fallocate", &error))),
+            }
+        });
+    }
+
+    /// The next data or hole at or after `offset`.
+    pub(crate) fn lseek(&self, handle: u64, offset: u64, what: Seek) -> Outcome<u64> {
+        let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
+        let Handle::Volume { node, .. } = &*handle else { return Err(Errno::EINVAL) };
+        let volume = node.volume().ok_or(Errno::EIO)?;
+        let size = node.size_in(&volume);
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        match what {
+            Seek::Data => {
+                volume.seek_data(offset).filter(|found| *found < size).ok_or(Errno::ENXIO)
+            }
+            Seek::Hole => Ok(volume.seek_hole(offset).min(size)),
+        }
+    }
+}
+
+/// Discards what of `offset..end` lies in the file.
+fn trim(
+    node: &Arc<Node>,
+    volume: &Arc<Volume>,
+    offset: u64,
+    end: u64,
+    done: impl FnOnce(Outcome<()>) + Send + 'static,
+) {
+    node.touch();
+    let end = end.min(node.size_in(volume));
+    match end.checked_sub(offset).filter(|len| *len > 0) {
+        None => done(Ok(())),
+        Some(len) => volume.trim(offset, len, move |outcome| {
+            done(outcome.map_err(|error| Errno::of("trim", &error)));
+        }),
+    }
+}

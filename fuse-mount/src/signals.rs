@@ -1,0 +1,48 @@
+//! SIGTERM and SIGINT (and SIGHUP) as calls on a thread of their own.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::thread;
+
+/// The signals that ask the daemon to end.
+const ENDING: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+
+/// Blocks the signals for this thread and all that it starts. Call it before the first one.
+pub(crate) fn block() -> io::Result<()> {
+    let set = ending_set();
+    // SAFETY: `set` is initialised; the old mask is not asked for.
+    let code = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) };
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
+}
+
+/// Calls `on_signal` for each signal, from a thread that waits for them.
+pub(crate) fn watch(on_signal: impl Fn(&'static str) + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name("lsvd-signals".to_owned()).spawn(move || {
+        let set = ending_set();
+        loop {
+            let mut signal = 0;
+            // SAFETY: both point to initialised values that live over the call.
+            let code = unsafe { libc::sigwait(&set, &mut signal) };
+            match (code, signal) {
+                (0, libc::SIGTERM) => on_signal("SIGTERM"),
+                (0, libc::SIGINT) => on_signal("SIGINT"),
+                (0, _) => on_signal("SIGHUP"),
+                _ => return,
+            }
+        }
+    })?;
+    Ok(())
+}
+
+fn ending_set() -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises what it is given.
+    unsafe { libc::sigemptyset(set.as_mut_ptr()) };
+    // SAFETY: initialised by the line above.
+    let mut set = unsafe { set.assume_init() };
+    for signal in ENDING {
+        // SAFETY: `set` is initialised and the number is a signal's.
+        unsafe { libc::sigaddset(&mut set, signal) };
+    }
+    set
+}

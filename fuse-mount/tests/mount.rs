@@ -1,0 +1,261 @@
+//! Mounting, serving and ending, with the real binary on /dev/fuse.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use common::{Lab, Loop, Ran, is_mounted, make_volume, tool, wait_for};
+
+#[test]
+fn background_mount_answers_when_the_command_returns() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount_in_background(&[]);
+    let path = make_volume(&mount, "a.img", 16 << 20);
+    fs::write(&path, b"hello").unwrap();
+    assert!(lab.cache_dir().join("lsvd-fuse.log").exists());
+    mount.unmount();
+    let mount = lab.mount_in_background(&[]);
+    assert_eq!(&fs::read(mount.file("a.img")).unwrap()[..5], b"hello");
+    mount.unmount();
+}
+
+#[test]
+fn a_daemon_that_cannot_start_says_so_through_the_command() {
+    need_mount!();
+    let lab = Lab::new();
+    let store = format!("file://{}/a/b/c", lab.path().display());
+    lab.run(&["--store", &store, "mount", lab.mountpoint().to_str().unwrap()])
+        .failure(1, &["a/b/c"]);
+    assert!(!is_mounted(&lab.mountpoint()));
+}
+
+#[test]
+fn sigterm_ends_in_order() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    make_volume(&mount, "a.img", 16 << 20);
+    mount.signal(libc::SIGTERM);
+    mount.expect_end();
+    assert!(!lab.cache_dir().join("control.sock").exists(), "the socket was left behind");
+}
+
+#[test]
+fn a_busy_mount_survives_a_signal_and_a_second_one_leaves() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let path = make_volume(&mount, "a.img", 16 << 20);
+    fs::write(&path, b"kept").unwrap();
+    let held = File::open(&path).unwrap();
+    mount.signal(libc::SIGTERM);
+    wait_for("the daemon to say who is busy", || {
+        lab.daemon_log().contains("is busy").then_some(())
+    });
+    assert!(is_mounted(mount.path()));
+    assert!(
+        lab.daemon_log().contains(&format!("process {}", std::process::id())),
+        "{}",
+        lab.daemon_log()
+    );
+    mount.signal(libc::SIGTERM);
+    mount.expect_end();
+    drop(held);
+    let mount = lab.mount(&[]);
+    assert_eq!(&fs::read(mount.file("a.img")).unwrap()[..4], b"kept");
+    mount.unmount();
+}
+
+#[test]
+fn plain_umount_ends_the_daemon_too() {
+    need_mount!("umount");
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    make_volume(&mount, "a.img", 16 << 20);
+    tool("umount", &[mount.path().to_str().unwrap()]);
+    mount.expect_end();
+    assert_eq!(lab.json(&["info", "a.img"])["size_bytes"], 16 << 20);
+}
+
+#[test]
+fn kill_9_leaves_a_mount_that_unmount_clears() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    make_volume(&mount, "a.img", 16 << 20);
+    mount.signal(libc::SIGKILL);
+    wait_for("the mount to be dead", || fs::metadata(mount.path()).err());
+    let shown = mount.path().to_str().unwrap().to_owned();
+    lab.run(&["mount", &shown]).failure(1, &["daemon is gone", "lsvd-fuse unmount"]);
+    assert!(lab.ok(&["unmount", &shown]).contains("gone already"));
+    assert!(!is_mounted(mount.path()));
+    mount.kill();
+    let mount = lab.mount(&[]);
+    assert_eq!(fs::metadata(mount.file("a.img")).unwrap().len(), 16 << 20);
+    mount.unmount();
+}
+
+#[test]
+fn a_busy_unmount_names_processes_and_leaves_the_mount() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let path = make_volume(&mount, "a.img", 16 << 20);
+    let held = File::open(&path).unwrap();
+    let shown = mount.path().to_str().unwrap().to_owned();
+    let me = format!("process {}", std::process::id());
+    lab.run(&["unmount", &shown]).failure(1, &["busy", &me, "a.img"]);
+    assert!(is_mounted(mount.path()));
+    assert_eq!(held.metadata().unwrap().len(), 16 << 20);
+    drop(held);
+    mount.unmount();
+}
+
+#[test]
+fn a_busy_unmount_names_loop_devices() {
+    need_mount!("losetup");
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let path = make_volume(&mount, "a.img", 16 << 20);
+    let device = Loop::attach(&path, &["--direct-io=on"]);
+    let shown = mount.path().to_str().unwrap().to_owned();
+    lab.run(&["unmount", &shown]).failure(1, &["busy", device.device(), "a.img"]);
+    lab.run(&["delete", "a.img"]).failure(1, &["a.img", "in use"]);
+    assert_eq!(fs::remove_file(&path).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+    let name = device.device().to_owned();
+    drop(device);
+    wait_for("the loop device to let go", || {
+        let backing = fs::read_to_string(format!("/sys/block/{}/loop/backing_file", &name[5..]));
+        backing.map_or(true, |file| !file.contains("a.img")).then_some(())
+    });
+    mount.unmount();
+}
+
+#[test]
+fn a_live_resize_reaches_a_loop_device() {
+    need_mount!("losetup", "blockdev");
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let path = make_volume(&mount, "a.img", 16 << 20);
+    let device = Loop::attach(&path, &["--direct-io=on"]);
+    lab.ok(&["resize", "a.img", "32M"]);
+    tool("losetup", &["-c", device.device()]);
+    assert_eq!(tool("blockdev", &["--getsize64", device.device()]), (32 << 20).to_string());
+}
+
+#[test]
+fn a_second_daemon_on_the_cache_directory_is_refused() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let other = lab.path().join("other");
+    fs::create_dir(&other).unwrap();
+    let (pid, shown) = (mount.pid().to_string(), mount.path().to_str().unwrap().to_owned());
+    lab.run(&["mount", other.to_str().unwrap()])
+        .failure(1, &["in use", &pid, &shown, "--cache-dir"]);
+    lab.run(&["mount", &shown]).failure(1, &["busy"]);
+    mount.unmount();
+}
+
+#[test]
+fn commands_act_live_through_the_socket() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let mode = fs::metadata(lab.cache_dir().join("control.sock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    lab.ok(&["create", "a.img", "--size", "16M"]);
+    assert_eq!(fs::metadata(mount.file("a.img")).unwrap().len(), 16 << 20);
+    let held = File::options().write(true).open(mount.file("a.img")).unwrap();
+    lab.ok(&["resize", "a.img", "32M"]);
+    assert_eq!(held.metadata().unwrap().len(), 32 << 20);
+    lab.ok(&["rename", "a.img", "b.img"]);
+    assert!(!mount.file("a.img").exists() && mount.file("b.img").exists());
+    assert_eq!(lab.json(&["info", "b.img"])["live"]["state"], "healthy");
+    lab.run(&["delete", "b.img"]).failure(1, &["b.img", "in use"]);
+    lab.ok(&["flush", "b.img", "--wait"]);
+    drop(held);
+    wait_for("the kernel to release the file", || {
+        lab.run(&["delete", "b.img"]).0.status.success().then_some(())
+    });
+    assert!(!mount.file("b.img").exists());
+    let wrong = format!("file://{}/elsewhere", lab.path().display());
+    lab.run(&["--store", &wrong, "list"]).failure(2, &["elsewhere", &mount.pid().to_string()]);
+    mount.unmount();
+}
+
+#[test]
+fn a_socket_without_a_listener_is_no_daemon() {
+    need_mount!();
+    let lab = Lab::new();
+    fs::create_dir(lab.cache_dir()).unwrap();
+    drop(UnixListener::bind(lab.cache_dir().join("control.sock")).unwrap());
+    lab.ok(&["list"]);
+    lab.mount(&[]).unmount();
+}
+
+#[test]
+fn status_names_the_daemon_and_its_volumes() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    make_volume(&mount, "a.img", 16 << 20);
+    let status = mount.status();
+    assert_eq!(status["daemon"]["pid"], mount.pid());
+    assert_eq!(status["daemon"]["store"], lab.store_url());
+    assert_eq!(
+        status["daemon"]["control_socket"],
+        lab.cache_dir().join("control.sock").to_str().unwrap()
+    );
+    assert_eq!(status["volumes"][0]["name"], "a.img");
+    assert_eq!(status["volumes"][0]["stats"]["state"], "healthy");
+    let denied =
+        File::options().write(true).open(mount.path().join(".lsvd/status.json")).unwrap_err();
+    assert_eq!(denied.raw_os_error(), Some(libc::EPERM));
+    mount.unmount();
+}
+
+#[test]
+fn a_read_only_mount_refuses_every_change() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    fs::write(make_volume(&mount, "a.img", 16 << 20), b"data").unwrap();
+    mount.unmount();
+    let mount = lab.mount(&["--read-only"]);
+    let path = mount.file("a.img");
+    assert_eq!(&fs::read(&path).unwrap()[..4], b"data");
+    let code = |error: std::io::Error| error.raw_os_error();
+    assert_eq!(code(File::options().write(true).open(&path).unwrap_err()), Some(libc::EROFS));
+    assert_eq!(code(File::create(mount.file("new.img")).unwrap_err()), Some(libc::EROFS));
+    assert_eq!(code(fs::remove_file(&path).unwrap_err()), Some(libc::EROFS));
+    assert_eq!(code(fs::rename(&path, mount.file("b.img")).unwrap_err()), Some(libc::EROFS));
+    let mode = fs::Permissions::from_mode(0o600);
+    assert_eq!(code(fs::set_permissions(&path, mode).unwrap_err()), Some(libc::EROFS));
+    mount.unmount();
+}
+
+#[test]
+fn no_drain_returns_and_keeps_the_log() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&["--batch-age", "1h"]);
+    fs::write(make_volume(&mount, "a.img", 16 << 20), b"in the log").unwrap();
+    let ran = Ran(Command::new(common::BINARY)
+        .arg("unmount")
+        .arg(mount.path())
+        .arg("--no-drain")
+        .output()
+        .unwrap());
+    ran.success();
+    mount.expect_end();
+    let mount = lab.mount(&[]);
+    assert_eq!(&fs::read(mount.file("a.img")).unwrap()[..10], b"in the log");
+    mount.unmount();
+}
