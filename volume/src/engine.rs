@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lsvd_store::{ObjectStore, RetryPolicy, RetryStore, Stop, SystemSleeper};
@@ -84,6 +85,8 @@ pub struct Engine {
     writers: Mutex<HashMap<Uuid, Arc<Volume>>>,
     /// Settings of volumes that have their own.
     volume_configs: Mutex<HashMap<String, VolumeConfig>>,
+    /// Set once the engine is shutting down: nobody begins to wait any more.
+    ending: AtomicBool,
     /// Held while a volume is opened, closed, renamed or deleted.
     transition: Mutex<()>,
     _dir: CacheDir,
@@ -159,6 +162,7 @@ impl Engine {
             read_only,
             writers: Mutex::default(),
             volume_configs: Mutex::default(),
+            ending: AtomicBool::new(false),
             transition: Mutex::default(),
             _dir: dir,
         }))
@@ -384,7 +388,8 @@ impl Engine {
         self.writers.lock().values().find(|volume| volume.name() == name.as_str()).cloned()
     }
 
-    /// Closes a volume that is open for writing; others are left alone.
+    /// Closes a volume that is open for writing; others are left alone. A shutdown meanwhile
+    /// turns a drain into [`Close::Keep`].
     ///
     /// # Errors
     /// The volume had failed, or the SSD does now; it is closed all the same.
@@ -392,7 +397,7 @@ impl Engine {
         let _alone = self.transition.lock();
         let Some(volume) = self.opened(name) else { return Ok(()) };
         self.writers.lock().remove(&volume.uuid());
-        close(&volume, how, &mut |_| true)
+        close(&volume, how, &mut |_| !self.ending.load(Ordering::SeqCst))
     }
 
     /// Closes all volumes and ends the engine's threads. `progress` is told a few times a
@@ -402,6 +407,7 @@ impl Engine {
     /// # Errors
     /// The first error of a volume; all are closed.
     pub fn shutdown(&self, how: Close, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+        self.ending.store(true, Ordering::SeqCst);
         let _alone = self.transition.lock();
         let mut open: Vec<_> = self.writers.lock().drain().map(|(_, volume)| volume).collect();
         for volume in &open {

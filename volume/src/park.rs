@@ -73,6 +73,10 @@ impl Parking {
         while state.bytes >= BUDGET_BYTES && !state.stop {
             self.left.wait(&mut state);
         }
+        if state.stop {
+            drop(state);
+            return done(Err(Error::Closing(log.volume().to_owned())));
+        }
         log.wait_in_line();
         state.bytes += request.bytes();
         state.queue.push_back((request, done));

@@ -98,9 +98,9 @@ impl Reader {
                     part.fill(0);
                     Filled::Yes
                 }
-                MapPiece::Log { record, sector, extent: piece, .. } => {
+                MapPiece::Log { record, seq, sector, extent: piece } => {
                     let log = self.log.as_ref().ok_or_else(|| self.no_log(piece))?;
-                    match log.fetch(record, sector, part, patience == Patience::Full)? {
+                    match log.fetch(record, seq, sector, part, patience == Patience::Full)? {
                         Fetched::Filled => Filled::Yes,
                         Fetched::WouldWait => Filled::WouldWait,
                         Fetched::Recycled if replans == 0 => return Err(self.no_log(piece)),

@@ -137,7 +137,9 @@ impl StreamState {
     }
 
     fn resize(&mut self, stamp: &Stamp) {
-        if stamp.size_sectors < self.maps.sectors() {
+        // Also when the size is the same: a checkpoint knows the size of its own moment, its map
+        // is that of `covers`, and the shrink between them comes by here.
+        if stamp.size_sectors <= self.maps.sectors() {
             self.maps.commit_resize(stamp.seq, stamp.size_sectors, LogSeq::ZERO);
         }
         self.maps.set_sectors(stamp.size_sectors);

@@ -20,6 +20,9 @@ pub(crate) struct LogData {
     pub(super) memory: Memory,
     /// What marks this volume's records.
     pub(super) tag: VolumeTag,
+    /// Whether this process alone writes the log, and through this very value. Otherwise what
+    /// is read may be overwritten unseen, memory included, and must be verified.
+    pub(super) own: bool,
     /// Positions below may be overwritten at any time.
     reuse: AtomicU64,
 }
@@ -31,8 +34,9 @@ impl LogData {
         layout: Layout,
         memory: Memory,
         tag: VolumeTag,
+        own: bool,
     ) -> Self {
-        Self { path, file, layout, memory, tag, reuse: AtomicU64::new(0) }
+        Self { path, file, layout, memory, tag, own, reuse: AtomicU64::new(0) }
     }
 
     /// Positions below may be overwritten from now on.

@@ -1,6 +1,6 @@
 //! Reading a piece of a record on behalf of a reader of the volume.
 //!
-//! From the window it is a copy. From the ring the piece's 64 KiB chunks are read whole and
+//! From the writer's own window it is a copy. Otherwise the piece's 64 KiB chunks are read whole and
 //! checked, and afterwards it is checked that the room was not given to a newer record
 //! meanwhile: the map has moved on then, and the reader looks again.
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::log_record::{
     CHUNK_BYTES, HEAD_AND_TABLE_BYTES_MAX, RECORD_HEAD_BYTES, RecordHead, RecordKind,
 };
-use crate::units::{LogPos, SECTOR_BYTES};
+use crate::units::{LogPos, LogSeq, SECTOR_BYTES};
 
 /// What became of a [`LogData::fetch`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,26 +23,27 @@ pub(crate) enum Fetched {
 }
 
 impl LogData {
-    /// Copies the payload of the record at `record`, from its sector `sector` on, to `out`.
+    /// Copies the payload of the record `seq` at `record`, from its sector `sector` on, to `out`.
     ///
     /// # Errors
     /// Damaged, or the SSD fails.
     pub(crate) fn fetch(
         &self,
         record: LogPos,
+        seq: LogSeq,
         sector: u32,
         out: &mut [u8],
         may_wait: bool,
     ) -> Result<Fetched> {
         let skip = u64::from(sector) * SECTOR_BYTES;
-        if self.fetch_from_memory(record, skip, out) {
+        if self.own && self.copy_from_memory(record, skip, out) {
             return Ok(Fetched::Filled);
         }
-        let fetched = self.fetch_from_ring(record, skip as usize, out, may_wait);
+        let fetched = self.fetch_verified(record, seq, skip as usize, out, may_wait);
         if self.is_recycled(record) { Ok(Fetched::Recycled) } else { fetched }
     }
 
-    fn fetch_from_memory(&self, record: LogPos, skip: u64, out: &mut [u8]) -> bool {
+    fn copy_from_memory(&self, record: LogPos, skip: u64, out: &mut [u8]) -> bool {
         let window = self.memory.window();
         let Some(front) = window.bytes(record, RECORD_HEAD_BYTES as usize) else { return false };
         let Some(start) = RecordHead::peek_payload_offset(front) else { return false };
@@ -55,9 +56,10 @@ impl LogData {
         }
     }
 
-    fn fetch_from_ring(
+    fn fetch_verified(
         &self,
         record: LogPos,
+        seq: LogSeq,
         skip: usize,
         out: &mut [u8],
         may_wait: bool,
@@ -70,7 +72,7 @@ impl LogData {
         let (head, sums) = RecordHead::decode(&front, self.tag)
             .map_err(|e| self.damaged(record, format!("a record that was whole is not: {e}")))?;
         let payload_len = head.payload_len as usize;
-        if head.kind != RecordKind::Write || skip + out.len() > payload_len {
+        if head.seq != seq || head.kind != RecordKind::Write || skip + out.len() > payload_len {
             return Err(self.damaged(record, "another record than the map says"));
         }
         let chunk = CHUNK_BYTES as usize;
@@ -93,6 +95,13 @@ impl LogData {
     }
 
     fn read_piece(&self, pos: LogPos, out: &mut [u8], may_wait: bool) -> Result<bool> {
+        {
+            let window = self.memory.window();
+            if let Some(bytes) = window.bytes(pos, out.len()) {
+                out.copy_from_slice(bytes);
+                return Ok(true);
+            }
+        }
         if may_wait {
             return self.read_ring(pos, out).map(|()| true);
         }

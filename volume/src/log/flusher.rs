@@ -169,7 +169,9 @@ impl WriteLog {
             let flush = self.flush.lock();
             (flush.written, flush.synced)
         };
-        let sync_wanted = !round.waiters.is_empty() || round.idle || round.stop;
+        // Memory is given up only for what is safe, so it must not run out of that.
+        let unsafe_bytes = sealed.since(synced) >= self.data.layout.window_bytes() / 4;
+        let sync_wanted = !round.waiters.is_empty() || round.idle || round.stop || unsafe_bytes;
         // A write that is durable by itself spares the sync, if nothing else waits for one.
         let durable_write = sync_wanted && written == synced;
         self.write_out(written, sealed, durable_write)?;
@@ -179,13 +181,14 @@ impl WriteLog {
                 self.data.file.sync()?;
             }
             self.platform.failpoint("log.synced")?;
+            self.data.memory.set_safe(sealed);
             self.flush.lock().synced = sealed;
             self.durable_seq.fetch_max(next_seq.get().saturating_sub(1), Ordering::Relaxed);
         }
         if round.idle || round.stop || self.needs_room() {
             self.write_header(sealed, next_seq, sync_wanted)?;
         }
-        self.make_room(sealed);
+        self.make_room();
         Ok(())
     }
 
@@ -212,7 +215,6 @@ impl WriteLog {
             self.data.file.write_at(self.data.layout.file_offset(at), bytes, durable)?;
             at = at.plus(len);
         }
-        self.data.memory.set_written(to);
         self.flush.lock().written = to;
         Ok(())
     }
@@ -252,10 +254,10 @@ impl WriteLog {
     }
 
     /// Keeps the newer half of the window readable, gives up the rest.
-    fn make_room(&self, written: LogPos) {
+    fn make_room(&self) {
         let end = self.end();
         let keep_from = end.get().saturating_sub(self.data.layout.window_bytes() / 2);
-        let floor = written.min(LogPos::new(keep_from));
+        let floor = self.data.memory.safe().min(LogPos::new(keep_from));
         if floor > self.data.memory.floor() {
             self.data.memory.raise_floor(floor);
             self.notify_room();

@@ -222,7 +222,7 @@ mod tests {
     use crate::units::Lba;
 
     fn head() -> Head {
-        let layout = Layout::fitting(16 << 20, 4 << 20);
+        let layout = Layout::fitting(32 << 20, 8 << 20);
         Head::new(
             layout,
             LogPoint { pos: LogPos::ZERO, seq: LogSeq::new(1) },
@@ -268,7 +268,7 @@ mod tests {
                 }
             }
         }
-        assert!(head.pos().get() > 12 << 20);
+        assert!(head.pos().get() > 24 << 20);
         head.raise_reuse(LogPos::new(8 << 20));
         assert!(head.reserve(1 << 20, floor).is_ok());
     }

@@ -11,7 +11,7 @@
 //! unambiguous: none crosses the window's end, and none ends so that fewer than
 //! [`RECORD_HEAD_BYTES`] are left in its 4 KiB block.
 
-use crate::format::log_record::RECORD_HEAD_BYTES;
+use crate::format::log_record::{HEAD_AND_TABLE_BYTES_MAX, PAYLOAD_MAX, RECORD_HEAD_BYTES};
 use crate::units::{BLOCK_BYTES, LogPos};
 
 /// Bytes of the file before the ring: two header blocks.
@@ -20,8 +20,11 @@ pub(crate) const HEADER_BYTES: u64 = 2 * BLOCK_BYTES;
 /// Bytes of the memory before the window: the identity page.
 pub(super) const IDENTITY_BYTES: usize = BLOCK_BYTES as usize;
 
-/// Smallest window: it must hold several of the largest records.
-const WINDOW_BYTES_MIN: u64 = 4 << 20;
+/// Smallest window. The half of it that is always given up must hold the largest record and
+/// the pad before it, or an append could wait for ever.
+const WINDOW_BYTES_MIN: u64 = 8 << 20;
+const _: () =
+    assert!(WINDOW_BYTES_MIN / 2 > 2 * (HEAD_AND_TABLE_BYTES_MAX as u64 + PAYLOAD_MAX as u64));
 
 /// Sizes of a log's ring and window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,12 @@
 //! The newest part of a log, in memory that survives the process.
 //!
 //! The first page says whose memory this is: log, incarnation and boot. On any mismatch the
-//! content is ignored. It also holds `written`: everything before it is in the ring's file.
+//! content is ignored. It also holds `safe`: everything before it is safe in the ring's file.
 //! The rest is the window (see [`super::layout`]).
 //!
 //! Who may touch what:
 //! * `reserved .. filled` of a record: the thread that reserved it, alone;
-//! * `floor .. written/filled`: everybody, for reading, while holding [`Window::read`];
+//! * `floor .. filled`: everybody, for reading, while holding [`Window::read`];
 //! * below `floor`: the next to reserve. The floor moves only under [`Window::write`], so a
 //!   reader that saw a position above the floor keeps it until it lets go.
 
@@ -22,8 +22,8 @@ use crate::platform::{AlignedBlock, LogBuffer};
 use crate::units::{Incarnation, LogPos};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"LSVDbuf1");
-/// Where the `written` position lies in the identity page.
-const WRITTEN_OFFSET: usize = 256;
+/// Where the `safe` position lies in the identity page.
+const SAFE_OFFSET: usize = 256;
 
 /// Whose memory it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +84,11 @@ impl Memory {
         Self { buffer, layout, floor: AtomicU64::new(u64::MAX), readers: RwLock::new(()) }
     }
 
-    /// The position before which all is in the file, if the memory is `whose`.
-    pub(super) fn written_if(&self, whose: Identity) -> Option<LogPos> {
+    /// The position before which all is safe in the file, if the memory is `whose`.
+    pub(super) fn safe_if(&self, whose: Identity) -> Option<LogPos> {
         // SAFETY: the identity page is written only by `stamp`, while nobody else is there.
         let page = unsafe { self.buffer.bytes(0, 64) };
-        (page == whose.encode()).then(|| LogPos::new(self.written_cell().load(Ordering::Acquire)))
+        (page == whose.encode()).then(|| LogPos::new(self.safe_cell().load(Ordering::Acquire)))
     }
 
     /// Makes the memory `whose`, with everything before `start` in the file.
@@ -99,19 +99,19 @@ impl Memory {
         // SAFETY: exclusive by the caller's promise.
         let page = unsafe { self.buffer.bytes_mut(0, 64) };
         page.fill(0);
-        self.written_cell().store(start.get(), Ordering::Release);
+        self.safe_cell().store(start.get(), Ordering::Release);
         self.floor.store(start.get(), Ordering::Release);
         page.copy_from_slice(&whose.encode());
     }
 
-    /// Everything before is in the file.
-    pub(super) fn written(&self) -> LogPos {
-        LogPos::new(self.written_cell().load(Ordering::Acquire))
+    /// Everything before is safe in the file.
+    pub(super) fn safe(&self) -> LogPos {
+        LogPos::new(self.safe_cell().load(Ordering::Acquire))
     }
 
-    /// Notes that everything before `pos` is in the file.
-    pub(super) fn set_written(&self, pos: LogPos) {
-        self.written_cell().store(pos.get(), Ordering::Release);
+    /// Notes that everything before `pos` is safe in the file.
+    pub(super) fn set_safe(&self, pos: LogPos) {
+        self.safe_cell().store(pos.get(), Ordering::Release);
     }
 
     /// The lowest position still held.
@@ -133,7 +133,7 @@ impl Memory {
     /// The bytes from `pos`, which must not cross the window's end.
     ///
     /// # Safety
-    /// They must be filled and stay so: at or above the floor, or above `written`.
+    /// They must be filled and stay so: at or above the floor, or above `safe`.
     pub(super) unsafe fn bytes(&self, pos: LogPos, len: usize) -> &[u8] {
         debug_assert!(len as u64 <= self.layout.to_window_end(pos));
         // SAFETY: the caller's promise.
@@ -151,10 +151,10 @@ impl Memory {
         unsafe { self.buffer.bytes_mut(self.layout.memory_offset(pos), len) }
     }
 
-    fn written_cell(&self) -> &AtomicU64 {
-        const { assert!(WRITTEN_OFFSET + 8 <= IDENTITY_BYTES && WRITTEN_OFFSET.is_multiple_of(8)) };
+    fn safe_cell(&self) -> &AtomicU64 {
+        const { assert!(SAFE_OFFSET + 8 <= IDENTITY_BYTES && SAFE_OFFSET.is_multiple_of(8)) };
         // SAFETY: these bytes are accessed only as this atomic.
-        let cell = unsafe { self.buffer.bytes_mut(WRITTEN_OFFSET, 8) };
+        let cell = unsafe { self.buffer.bytes_mut(SAFE_OFFSET, 8) };
         // SAFETY: inside the identity page, aligned, and alive as long as `self`.
         unsafe { AtomicU64::from_ptr(cell.as_mut_ptr().cast()) }
     }

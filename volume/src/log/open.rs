@@ -59,8 +59,8 @@ pub(crate) struct LogOnDisk {
     params: LogParams,
     data: Arc<LogData>,
     headers: HeaderPair,
-    /// The position up to which the file holds everything, if the memory survived.
-    written: Option<LogPos>,
+    /// The position up to which the file safely holds everything, if the memory survived.
+    safe: Option<LogPos>,
     write: bool,
 }
 
@@ -159,15 +159,15 @@ impl LogOnDisk {
             Ok(None) => Memory::absent(layout),
             Err(e) => return Err(Error::local(&path, "allocate the memory of", e)),
         };
-        let written = memory.written_if(Identity {
+        let safe = memory.safe_if(Identity {
             log_id: id,
             boot_id: platform.boot_id(),
             incarnation: header.incarnation,
             window_bytes: layout.window_bytes(),
         });
         let tag = VolumeTag::of(params.volume);
-        let data = Arc::new(LogData::new(what, file.clone(), layout, memory, tag));
-        Ok(Self { params, data, headers: HeaderPair::new(file, picked), written, write })
+        let data = Arc::new(LogData::new(what, file.clone(), layout, memory, tag, write));
+        Ok(Self { params, data, headers: HeaderPair::new(file, picked), safe, write })
     }
 
     /// What the log says about itself.
@@ -207,10 +207,11 @@ impl LogOnDisk {
 
     /// Calls `each` for every record that the log holds, in order.
     pub(crate) fn scan(&self, each: impl FnMut(&ScannedRecord) -> Result<()>) -> Result<ScanEnd> {
-        let end = Scan::new(&self.data, self.header(), self.written, self.write).run(each)?;
+        let end = Scan::new(&self.data, self.header(), self.safe, self.write).run(each)?;
         if !self.write {
             // A reader finds what the file lacks in memory.
-            self.data.memory.raise_floor(self.written.unwrap_or(LogPos::new(u64::MAX)));
+            let floor = self.safe.map(|safe| end.rescued.map_or(safe, |rescued| safe.min(rescued)));
+            self.data.memory.raise_floor(floor.unwrap_or(LogPos::new(u64::MAX)));
         }
         Ok(end)
     }
@@ -222,8 +223,8 @@ impl LogOnDisk {
         let from = LogPos::new(start.end.pos.get().next_multiple_of(BLOCK_BYTES));
         self.step("log.recover")?;
         self.end_block(start.end, from).map_err(failed)?;
-        if let Some(written) = self.written {
-            self.write_memory(written, from).map_err(failed)?;
+        if let Some(safe) = self.safe {
+            self.write_memory(self.rewrite_from(safe, start.end)?, from).map_err(failed)?;
         }
         self.data.file.sync().map_err(failed)?;
         self.step("log.recovered")?;
@@ -232,9 +233,10 @@ impl LogOnDisk {
         // With nothing left to upload the tail is where the new records begin.
         let tail = if start.tail.pos < start.end.pos { start.tail } else { begin };
         let host = ShortText::truncated(&self.params.platform.host_name());
+        let incarnation = Incarnation::new(self.header().incarnation.get() + 1);
         self.headers
             .write_both(|header| {
-                header.incarnation = Incarnation::new(header.incarnation.get() + 1);
+                header.incarnation = incarnation;
                 header.start = begin;
                 header.tail = tail;
                 header.durable = begin;
@@ -289,7 +291,7 @@ impl LogOnDisk {
         let in_block = end.pos.since(block_start) as usize;
         let mut block = AlignedBlock([0; BLOCK_BYTES as usize]);
         let offset = self.data.layout.file_offset(block_start);
-        if self.written.is_some() {
+        if self.safe.is_some() {
             // SAFETY: nobody appends to the log while it is opened.
             let held = unsafe { self.data.memory.bytes(block_start, block.0.len()) };
             block.0.copy_from_slice(held);
@@ -298,13 +300,27 @@ impl LogOnDisk {
         }
         let rest = block.0.get_mut(in_block..).unwrap_or_default();
         pad.encode_into(self.data.tag, &[], rest).map_err(std::io::Error::other)?;
-        if self.written.is_some() {
+        if self.safe.is_some() {
             // SAFETY: as above.
             let held = unsafe { self.data.memory.bytes_mut(block_start, block.0.len()) };
             held.copy_from_slice(&block.0);
             return Ok(());
         }
         self.data.file.write_at(offset, &block.0, false)
+    }
+
+    /// Where writing the memory to the file has to begin: at what is not safe there, or
+    /// further back, if something there was lost since and the memory still has the block.
+    fn rewrite_from(&self, safe: LogPos, end: ScanEnd) -> Result<LogPos> {
+        let Some(rescued) = end.rescued else { return Ok(safe) };
+        let block = LogPos::new(rescued.get() - rescued.get() % BLOCK_BYTES);
+        let held_from = end.pos.get().next_multiple_of(BLOCK_BYTES);
+        if block.plus(self.data.layout.window_bytes()).get() < held_from {
+            let detail = "a record is damaged, and the memory holds it only in part";
+            return Err(self.data.damaged(rescued, detail));
+        }
+        log::warn!("{}: damaged from position {block} on; mended from memory", self.data.path);
+        Ok(safe.min(block))
     }
 
     /// Writes what only the memory holds to the file.

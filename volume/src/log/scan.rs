@@ -36,6 +36,8 @@ pub(crate) struct ScanEnd {
     pub(crate) pos: LogPos,
     /// The number after the last record's.
     pub(crate) seq: LogSeq,
+    /// The first record that the file should hold and only the memory does.
+    pub(crate) rescued: Option<LogPos>,
 }
 
 /// What there is at a position.
@@ -48,10 +50,11 @@ enum Found {
 pub(super) struct Scan<'a> {
     data: &'a LogData,
     header: &'a LogHeader,
-    /// Everything before is in the file; from here on the memory counts. `None`: no memory.
-    written: Option<LogPos>,
+    /// Everything before is safe in the file; from here on the memory counts. `None`: no memory.
+    safe: Option<LogPos>,
     /// Turn unfilled slots into void records in memory, for a later write to the file.
     mend: bool,
+    rescued: Option<LogPos>,
     ring: Vec<u8>,
     ring_start: LogPos,
 }
@@ -60,10 +63,10 @@ impl<'a> Scan<'a> {
     pub(super) fn new(
         data: &'a LogData,
         header: &'a LogHeader,
-        written: Option<LogPos>,
+        safe: Option<LogPos>,
         mend: bool,
     ) -> Self {
-        Self { data, header, written, mend, ring: Vec::new(), ring_start: LogPos::ZERO }
+        Self { data, header, safe, mend, rescued: None, ring: Vec::new(), ring_start: LogPos::ZERO }
     }
 
     /// Calls `each` for every record but the pads.
@@ -88,7 +91,7 @@ impl<'a> Scan<'a> {
             }
         }
         self.check_end(pos, seq)?;
-        Ok(ScanEnd { pos, seq })
+        Ok(ScanEnd { pos, seq, rescued: self.rescued })
     }
 
     /// Whether a record found at `pos` is of an incarnation that can be there.
@@ -104,13 +107,17 @@ impl<'a> Scan<'a> {
     }
 
     fn look(&mut self, pos: LogPos, seq: LogSeq) -> Result<Found> {
-        if self.written.is_some_and(|written| pos >= written) {
+        if self.safe.is_some_and(|safe| pos >= safe) {
             return Ok(self.look_in_memory(pos, seq, self.mend));
         }
         match self.look_in_ring(pos, seq)? {
-            Found::Nothing if self.written.is_some() => {
-                // Written, but not readable any more: the memory may still have it.
-                Ok(self.look_in_memory(pos, seq, false))
+            Found::Nothing if self.safe.is_some() => {
+                // It was safe, but is not readable any more: the memory may still have it.
+                let found = self.look_in_memory(pos, seq, false);
+                if matches!(found, Found::Record(_)) {
+                    self.rescued.get_or_insert(pos);
+                }
+                Ok(found)
             }
             found => Ok(found),
         }
@@ -129,8 +136,7 @@ impl<'a> Scan<'a> {
         if let Some(head) = whole_record(bytes, self.data.tag, seq) {
             return Found::Record(head);
         }
-        let written = self.written.unwrap_or(LogPos::ZERO);
-        if pos < written {
+        if self.safe.is_some_and(|safe| pos < safe) {
             return Found::Nothing;
         }
         let void = RecordHead {
@@ -183,7 +189,7 @@ impl<'a> Scan<'a> {
     /// Refuses an end that lies before something known to be durable.
     fn check_end(&mut self, end: LogPos, seq: LogSeq) -> Result<()> {
         let header = self.header;
-        let durable = header.durable.pos.max(header.start.pos);
+        let durable = header.durable.pos.max(header.start.pos).max(self.safe.unwrap_or_default());
         if end < durable {
             let detail = format!(
                 "record {seq} is missing or damaged, though everything up to position {durable} was \
@@ -191,7 +197,7 @@ impl<'a> Scan<'a> {
             );
             return Err(self.data.damaged(end, detail));
         }
-        if self.written.is_some() || header.clean {
+        if self.safe.is_some() || header.clean {
             return Ok(());
         }
         match self.later_witness(end, seq)? {

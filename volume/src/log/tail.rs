@@ -113,8 +113,8 @@ impl LogTail {
                 return Ok(());
             }
         }
-        // Below the floor: in the ring, as is everything up to `written`.
-        let in_ring = self.data.memory.written().since(self.pos).min(wanted as u64).max(len);
+        // Below the floor: in the ring, as is everything up to `safe`.
+        let in_ring = self.data.memory.safe().since(self.pos).min(wanted as u64).max(len);
         self.chunk.resize(in_ring as usize, 0);
         self.data.read_ring(self.pos, &mut self.chunk)
     }

@@ -306,6 +306,11 @@ impl WriteLog {
         self.head.lock().leave_line();
     }
 
+    /// The volume's name, for errors.
+    pub(crate) fn volume(&self) -> &str {
+        &self.volume
+    }
+
     /// The bytes of the log, for readers.
     pub(crate) fn data(&self) -> &Arc<LogData> {
         &self.data
