@@ -40,10 +40,21 @@ impl Catalog {
         self.lookup(name)?.ok_or_else(|| Error::NoSuchVolume(name.to_string()))
     }
 
+    /// As [`Self::find`], for a deletion: one that was cut short is found, too.
+    pub(crate) fn find_to_delete(&self, name: &VolumeName) -> Result<SuperblockCell> {
+        let found = self.lookup_any(name)?;
+        found.ok_or_else(|| Error::NoSuchVolume(name.to_string()))
+    }
+
     fn lookup(&self, name: &VolumeName) -> Result<Option<SuperblockCell>> {
+        let found = self.lookup_any(name)?;
+        Ok(found.filter(|cell| cell.get().state == VolumeState::Live))
+    }
+
+    fn lookup_any(&self, name: &VolumeName) -> Result<Option<SuperblockCell>> {
         let Some(uuid) = self.uuid_of(&keys::name(name.as_str())?)? else { return Ok(None) };
         let cell = SuperblockCell::open(&self.store, uuid)?;
-        Ok(cell.filter(|cell| is_named(&cell.get(), name.as_str())))
+        Ok(cell.filter(|cell| cell.get().name.as_str() == name.as_str()))
     }
 
     fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
@@ -94,8 +105,10 @@ impl Catalog {
         attrs: FileAttrs,
         host: &str,
     ) -> Result<Superblock> {
-        if self.lookup(name)?.is_some() {
-            return Err(Error::VolumeExists(name.to_string()));
+        match self.lookup_any(name)? {
+            Some(cell) if cell.get().state == VolumeState::Deleting => self.delete(&cell)?,
+            Some(_) => return Err(Error::VolumeExists(name.to_string())),
+            None => {}
         }
         let superblock = Superblock {
             volume: uuid,
@@ -114,7 +127,11 @@ impl Catalog {
         };
         let key = keys::superblock(uuid)?;
         let bytes = superblock.encode().map_err(|e| e.of(key.as_str()))?;
-        self.store.create(&key, &[IoSlice::new(&bytes)])?;
+        match self.store.create(&key, &[IoSlice::new(&bytes)]) {
+            // The uuid is fresh, so what is there is an attempt of ours whose answer was lost.
+            Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
         if let Err(e) = self.take_name(name, uuid) {
             // Without a name nobody finds it; what is left is one small object.
             let _ = self.store.delete(&key);
@@ -161,23 +178,26 @@ impl Catalog {
             superblock.name = ShortText::truncated(to.as_str());
             Ok(())
         })?;
+        if self.uuid_of(&keys::name(to.as_str())?)? != Some(old.volume) {
+            // Between the two steps somebody else took the name for a stale one.
+            cell.update(|superblock| {
+                superblock.name = old.name.clone();
+                Ok(())
+            })?;
+            return Err(Error::VolumeExists(to.to_string()));
+        }
         self.drop_name(old.name.as_str(), old.volume)
     }
 
-    /// Deletes a volume: marked first, then the name, the objects, and the superblock last, so
-    /// that a deletion cut short is continued by the next one.
+    /// Deletes a volume: marked first, then the objects, the name, and the superblock last. One
+    /// that was cut short is continued by the next, or when the name is wanted again.
     pub(crate) fn delete(&self, cell: &SuperblockCell) -> Result<()> {
         cell.update(|superblock| {
             superblock.state = VolumeState::Deleting;
             Ok(())
         })?;
         let superblock = cell.get();
-        self.drop_name(superblock.name.as_str(), superblock.volume)?;
-        self.delete_objects(superblock.volume)
-    }
-
-    fn delete_objects(&self, uuid: Uuid) -> Result<()> {
-        let prefix = keys::stream_prefix(uuid);
+        let prefix = keys::stream_prefix(superblock.volume);
         loop {
             let page = self.store.list(&prefix, None, PAGE)?;
             for object in &page.objects {
@@ -187,7 +207,8 @@ impl Catalog {
                 break;
             }
         }
-        Ok(self.store.delete(&keys::superblock(uuid)?)?)
+        self.drop_name(superblock.name.as_str(), superblock.volume)?;
+        Ok(self.store.delete(&keys::superblock(superblock.volume)?)?)
     }
 
     /// Removes the record of `name` if it still means `uuid`.
@@ -198,8 +219,4 @@ impl Catalog {
         }
         Ok(())
     }
-}
-
-fn is_named(superblock: &Superblock, name: &str) -> bool {
-    superblock.name.as_str() == name && superblock.state == VolumeState::Live
 }

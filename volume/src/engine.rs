@@ -290,7 +290,7 @@ impl Engine {
     pub fn delete(&self, name: &VolumeName) -> Result<()> {
         self.check_writable(name)?;
         let _alone = self.transition.lock();
-        let found = self.catalog.find(name)?;
+        let found = self.catalog.find_to_delete(name)?;
         let uuid = found.get().volume;
         if self.writers.lock().contains_key(&uuid) {
             let by = "this daemon has it open for writing".to_owned();
@@ -408,6 +408,9 @@ impl Engine {
     /// The first error of a volume; all are closed.
     pub fn shutdown(&self, how: Close, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
         self.ending.store(true, Ordering::SeqCst);
+        if how == Close::Keep {
+            self.stop.set();
+        }
         let _alone = self.transition.lock();
         let mut open: Vec<_> = self.writers.lock().drain().map(|(_, volume)| volume).collect();
         for volume in &open {
@@ -418,9 +421,6 @@ impl Engine {
         }
         let mut first_error = Ok(());
         let mut how = how;
-        if how == Close::Keep {
-            self.stop.set();
-        }
         while let Some(volume) = open.pop() {
             let rest: u64 = open.iter().map(|v| v.dirty_bytes()).sum();
             let mut go_on = true;

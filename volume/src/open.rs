@@ -272,35 +272,65 @@ fn start_threads(
         parking: Arc::default(),
         orders: Arc::default(),
         threads: Mutex::default(),
+        resizing: Mutex::default(),
         log,
     };
+    let started = start_each(core, &writer, position);
+    if let Err(error) = started {
+        stop_threads(&writer);
+        return Err(error);
+    }
+    Ok(writer)
+}
+
+fn start_each(core: &Arc<Core>, writer: &Writer, position: Position) -> Result<()> {
     let volume = core.name();
-    let start = |name: &'static str, body: Box<dyn FnOnce() -> Result<()> + Send>| {
+    let spawn = |name: &'static str, body: Body, at_end: Box<dyn FnOnce() + Send>| {
         let (poison, volume) = (Arc::clone(&core.poison), Arc::clone(&volume));
-        let guarded = Box::new(move || guard(&poison, &volume, name, body));
+        let guarded = Box::new(move || {
+            guard(&poison, &volume, name, body);
+            at_end();
+        });
         let thread = core.platform.spawn(name, guarded);
-        thread.map_err(|e| Error::local(name, "start the thread", e))
+        let thread = thread.map_err(|e| Error::local(name, "start the thread", e))?;
+        writer.threads.lock().push(thread);
+        Ok(())
     };
     let log = Arc::clone(&writer.log);
-    let flusher = start("lsvd-log", Box::new(move || log.run_flusher()))?;
-    let sequencer = Sequencer::new(
-        Arc::clone(core),
-        Arc::clone(&writer.log),
-        Arc::clone(&writer.orders),
-        position,
-    );
-    let batch = start("lsvd-batch", Box::new(move || sequencer.run()))?;
-    let (parking, log) = (Arc::clone(&writer.parking), Arc::clone(&writer.log));
-    let publisher = writer.publisher.clone();
-    let park = start(
-        "lsvd-park",
-        Box::new(move || {
-            parking.run(&log, &publisher);
-            Ok(())
-        }),
+    let at_end = Arc::clone(&log);
+    spawn(
+        "lsvd-log",
+        Box::new(move || log.run_flusher()),
+        Box::new(move || at_end.refuse_flushes()),
     )?;
-    *writer.threads.lock() = vec![park, batch, flusher];
-    Ok(writer)
+
+    let orders = Arc::clone(&writer.orders);
+    let sequencer =
+        Sequencer::new(Arc::clone(core), Arc::clone(&writer.log), Arc::clone(&orders), position);
+    spawn("lsvd-batch", Box::new(move || sequencer.run()), Box::new(move || orders.end()))?;
+
+    let (parking, log) = (Arc::clone(&writer.parking), Arc::clone(&writer.log));
+    let at_end = (Arc::clone(&parking), Arc::clone(&log));
+    let publisher = writer.publisher.clone();
+    let body = move || {
+        parking.run(&log, &publisher);
+        Ok(())
+    };
+    spawn("lsvd-park", Box::new(body), Box::new(move || at_end.0.refuse_all(&at_end.1)))
+}
+
+/// The work of a thread.
+type Body = Box<dyn FnOnce() -> Result<()> + Send>;
+
+fn stop_threads(writer: &Writer) {
+    writer.parking.stop();
+    writer.orders.stop();
+    writer.log.wake_tail();
+    writer.log.stop_flusher();
+    for thread in std::mem::take(&mut *writer.threads.lock()) {
+        // A panic has poisoned the volume.
+        let _ = thread.join();
+    }
 }
 
 /// Closes a volume. `progress` is told how many bytes are left and may turn a drain into
@@ -317,16 +347,10 @@ pub(crate) fn close(
     let poison = &volume.core.poison;
     writer.parking.stop();
     writer.log.close_for_appends();
-    let mut drained = how == Close::Drain && poison.cause().is_none();
-    drained = drained && drain(volume, writer, progress);
+    // Also after the SSD failed: what is in memory still drains to the store.
+    let drained = how == Close::Drain && drain(writer, progress);
 
-    writer.orders.stop();
-    writer.log.wake_tail();
-    writer.log.stop_flusher();
-    for thread in std::mem::take(&mut *writer.threads.lock()) {
-        // A panic has poisoned the volume.
-        let _ = thread.join();
-    }
+    stop_threads(writer);
     poison.check()?;
     if drained {
         writer.log.mark_clean(writer.orders.committed_object())?;
@@ -336,13 +360,11 @@ pub(crate) fn close(
 }
 
 /// Uploads everything and writes the last checkpoint; false if that was broken off.
-fn drain(volume: &Volume, writer: &Writer, progress: &mut dyn FnMut(u64) -> bool) -> bool {
+fn drain(writer: &Writer, progress: &mut dyn FnMut(u64) -> bool) -> bool {
     let through = writer.log.last_seq();
     writer.drain_to(through);
     let go_on = |progress: &mut dyn FnMut(u64) -> bool| {
-        progress(writer.log.backlog().0)
-            && volume.core.poison.cause().is_none()
-            && !writer.orders.ended()
+        progress(writer.log.backlog().0) && !writer.orders.ended()
     };
     while !writer.orders.wait_committed(through, PROGRESS) {
         if !go_on(progress) {

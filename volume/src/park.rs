@@ -12,15 +12,17 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::{Error, Result};
-use crate::log::{Entry, Pass, Refused, WriteLog};
+use crate::format::log_record::PAYLOAD_MAX;
+use crate::log::{Entry, Pass, Refused, Wait, WriteLog};
 use crate::publish::Publisher;
 use crate::units::{Extent, Lba, LogPos, SECTOR_BYTES};
 
 /// Called once with the outcome of a request.
 pub(crate) type Done = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// Bytes of parked data above which even a worker waits: the last resort.
-const BUDGET_BYTES: usize = 64 << 20;
+/// Bytes of parked data above which even a worker waits: what the kernel can have in flight
+/// at most, 256 requests of 1 MiB, so that none ever does.
+const BUDGET_BYTES: usize = 256 << 20;
 /// How long the thread waits before it looks again.
 const TICK: Duration = Duration::from_millis(20);
 /// The pace below which nobody is slowed, in bytes per second.
@@ -30,16 +32,16 @@ const PACE_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// A request that waits.
 pub(crate) enum Request {
-    /// Whole sectors of data.
-    Write { start: Lba, data: Vec<u8> },
-    /// Whole sectors to discard.
-    Trim(Extent),
+    /// Whole sectors of data, of which the first `done` bytes are through.
+    Write { start: Lba, data: Vec<u8>, done: usize },
+    /// Whole sectors to discard; `None` once that is through.
+    Trim(Option<Extent>),
 }
 
 impl Request {
     fn bytes(&self) -> usize {
         match self {
-            Request::Write { data, .. } => data.len(),
+            Request::Write { data, done, .. } => data.len() - done,
             Request::Trim(_) => 0,
         }
     }
@@ -77,7 +79,6 @@ impl Parking {
             drop(state);
             return done(Err(Error::Closing(log.volume().to_owned())));
         }
-        log.wait_in_line();
         state.bytes += request.bytes();
         state.queue.push_back((request, done));
         self.arrived.notify_one();
@@ -93,14 +94,37 @@ impl Parking {
     /// The body of the thread.
     pub(crate) fn run(&self, log: &Arc<WriteLog>, publisher: &Publisher) {
         let mut pace = Pace::new(publisher.now(), log.tail());
-        while let Some((request, done)) = self.take() {
+        while let Some((mut request, done)) = self.take() {
             let bytes = request.bytes();
             pace.slow_down(log, publisher, bytes as u64, || self.is_stopped());
-            let outcome = self.bring(log, publisher, &request);
-            log.leave_line();
-            self.state.lock().bytes -= bytes;
-            self.left.notify_all();
-            done(outcome);
+            let outcome = self.bring(log, publisher, &mut request);
+            let mut state = self.state.lock();
+            match outcome {
+                Brought::Done(outcome) => {
+                    state.bytes -= bytes;
+                    drop(state);
+                    self.left.notify_all();
+                    done(outcome);
+                }
+                Brought::InTheWay => {
+                    state.bytes -= bytes - request.bytes();
+                    let alone = state.queue.is_empty();
+                    state.queue.push_back((request, done));
+                    drop(state);
+                    if alone {
+                        log.wait_for_room(TICK);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers everything that waits with an error, when the thread is gone.
+    pub(crate) fn refuse_all(&self, log: &WriteLog) {
+        self.stop();
+        let left = std::mem::take(&mut self.state.lock().queue);
+        for (_, done) in left {
+            done(Err(Error::Closing(log.volume().to_owned())));
         }
     }
 
@@ -121,36 +145,65 @@ impl Parking {
         self.state.lock().stop
     }
 
-    fn bring(&self, log: &WriteLog, publisher: &Publisher, request: &Request) -> Result<()> {
-        let mut left = request.entries();
-        let mut next = left.next();
-        while let Some(entry) = next {
+    /// Appends the request's records one by one; what is left of it stays in `request`.
+    fn bring(&self, log: &WriteLog, publisher: &Publisher, request: &mut Request) -> Brought {
+        let mut held = false;
+        let outcome = loop {
             if self.is_stopped() {
-                return Err(Error::Closing(publisher.volume()));
+                break Brought::Done(Err(Error::Closing(publisher.volume())));
             }
+            let Some(entry) = request.first() else { break Brought::Done(Ok(())) };
             match publisher.append(log, entry, Pass::Waited) {
-                Ok(_) => next = left.next(),
-                Err(Refused::Wait) => log.wait_for_room(TICK),
-                Err(Refused::Failed(error)) => return Err(error),
+                Ok(_) => request.advance(),
+                Err(Refused::Wait(Wait::Range)) => break Brought::InTheWay,
+                Err(Refused::Wait(_)) => {
+                    // Whoever comes now would take the room that this one waits for.
+                    held = true;
+                    log.hold_others(true);
+                    log.wait_for_room(TICK);
+                }
+                Err(Refused::Failed(error)) => break Brought::Done(Err(error)),
             }
+        };
+        if held {
+            log.hold_others(false);
         }
-        Ok(())
+        outcome
     }
 }
 
+/// What came of an attempt to bring a request to the log.
+enum Brought {
+    Done(Result<()>),
+    /// An unaligned write holds its range; others need not wait for that.
+    InTheWay,
+}
+
 impl Request {
-    /// The log entries that make up the request.
-    fn entries(&self) -> Box<dyn Iterator<Item = Entry<'_>> + '_> {
+    /// The next record to append.
+    fn first(&self) -> Option<Entry<'_>> {
         match self {
-            Request::Write { start, data } => Box::new(write_entries(*start, data)),
-            Request::Trim(extent) => Box::new(std::iter::once(Entry::Trim(*extent))),
+            Request::Write { start, data, done } => {
+                write_entries(start.plus(*done as u64 / SECTOR_BYTES), data.get(*done..)?).next()
+            }
+            Request::Trim(extent) => extent.map(Entry::Trim),
+        }
+    }
+
+    /// That record was appended.
+    fn advance(&mut self) {
+        match self {
+            Request::Write { data, done, .. } => {
+                *done = (*done + PAYLOAD_MAX as usize).min(data.len());
+            }
+            Request::Trim(extent) => *extent = None,
         }
     }
 }
 
 /// Cuts a write into records.
 pub(crate) fn write_entries(start: Lba, data: &[u8]) -> impl Iterator<Item = Entry<'_>> {
-    let piece = crate::format::log_record::PAYLOAD_MAX as usize;
+    let piece = PAYLOAD_MAX as usize;
     data.chunks(piece).enumerate().map(move |(i, data)| {
         let skip = (i * piece) as u64 / SECTOR_BYTES;
         Entry::Write { start: start.plus(skip), data }

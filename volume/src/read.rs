@@ -42,7 +42,9 @@ struct Fetching {
 pub(crate) enum Patience {
     /// It may not: a FUSE worker asks.
     None,
-    /// It may.
+    /// It may wait for the SSD.
+    Local,
+    /// It may wait for both.
     Full,
 }
 
@@ -100,7 +102,7 @@ impl Reader {
                 }
                 MapPiece::Log { record, seq, sector, extent: piece } => {
                     let log = self.log.as_ref().ok_or_else(|| self.no_log(piece))?;
-                    match log.fetch(record, seq, sector, part, patience == Patience::Full)? {
+                    match log.fetch(record, seq, sector, part, patience != Patience::None)? {
                         Fetched::Filled => Filled::Yes,
                         Fetched::WouldWait => Filled::WouldWait,
                         Fetched::Recycled if replans == 0 => return Err(self.no_log(piece)),
@@ -136,7 +138,7 @@ impl Reader {
     ) -> Result<Filled> {
         let frames = match (self.core.index.peek(object), patience) {
             (Some(frames), _) => frames,
-            (None, Patience::None) => return Ok(Filled::WouldWait),
+            (None, Patience::None | Patience::Local) => return Ok(Filled::WouldWait),
             (None, Patience::Full) => self.core.index.get(&self.core.stream, object)?,
         };
         let frame_bytes = u64::from(frames.frame_bytes);
@@ -150,7 +152,7 @@ impl Reader {
             let Some(part) = out.get_mut(done..done + in_frame) else { break };
             let n = if self.core.cache.read(&self.key(object, &frames, frame), skip as u32, part) {
                 in_frame
-            } else if patience == Patience::None {
+            } else if patience != Patience::Full {
                 return Ok(Filled::WouldWait);
             } else {
                 // Everything that this read still wants of the object, in one request.
@@ -204,7 +206,10 @@ impl Reader {
                 fetching.done.wait(&mut outcome);
             }
         }
-        let outcome = self.fetch_frames(object, frames, first, last);
+        // A panic must not leave the others waiting.
+        let fetch = || self.fetch_frames(object, frames, first, last);
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(fetch))
+            .unwrap_or_else(|_| Err(self.beyond(object)));
         self.fetching.lock().remove(&key);
         *fetching.outcome.lock() = Some(outcome.clone());
         fetching.done.notify_all();
@@ -245,19 +250,22 @@ impl Reader {
         Error::damaged(what, "the map points beyond the end of its data")
     }
 
-    /// Reads any range of bytes, with patience.
-    pub(crate) fn read_bytes(&self, offset: u64, len: usize) -> Result<Vec<u8>> {
-        let mut out = vec![0; len];
-        let Some(cover) = covering(offset, len as u64) else { return Ok(out) };
-        if cover.bytes() == len as u64 {
-            self.read(cover, &mut out, Patience::Full)?;
-            return Ok(out);
-        }
+    /// Reads any range of bytes; `None` if that takes more patience.
+    pub(crate) fn read_bytes(
+        &self,
+        offset: u64,
+        len: usize,
+        patience: Patience,
+    ) -> Result<Option<Vec<u8>>> {
+        let Some(cover) = covering(offset, len as u64) else { return Ok(Some(Vec::new())) };
         let mut sectors = vec![0; cover.bytes() as usize];
-        self.read(cover, &mut sectors, Patience::Full)?;
-        let from = (offset - cover.start().get() * SECTOR_BYTES) as usize;
-        out.copy_from_slice(sectors.get(from..from + len).unwrap_or_default());
-        Ok(out)
+        if self.read(cover, &mut sectors, patience)? == Filled::WouldWait {
+            return Ok(None);
+        }
+        let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;
+        sectors.truncate(skip + len);
+        sectors.drain(..skip);
+        Ok(Some(sectors))
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) struct SuperblockCell {
     store: Arc<dyn ObjectStore>,
     volume: Uuid,
     seen: Mutex<(Superblock, Version)>,
+    /// Held while the superblock is changed; `seen` never is while the store is asked.
+    changing: Mutex<()>,
 }
 
 impl SuperblockCell {
@@ -29,7 +31,12 @@ impl SuperblockCell {
     /// Damaged, of a newer version, or the store fails.
     pub(crate) fn open(store: &Arc<dyn ObjectStore>, volume: Uuid) -> Result<Option<Self>> {
         let Some(seen) = read(&**store, volume)? else { return Ok(None) };
-        Ok(Some(Self { store: Arc::clone(store), volume, seen: Mutex::new(seen) }))
+        Ok(Some(Self {
+            store: Arc::clone(store),
+            volume,
+            seen: Mutex::new(seen),
+            changing: Mutex::default(),
+        }))
     }
 
     /// The superblock as last seen.
@@ -41,22 +48,24 @@ impl SuperblockCell {
     /// `change` is applied to what they left; `change` may refuse.
     pub(crate) fn update(&self, change: impl Fn(&mut Superblock) -> Result<()>) -> Result<()> {
         let key = keys::superblock(self.volume)?;
-        let mut seen = self.seen.lock();
+        let _alone = self.changing.lock();
         for _ in 0..ATTEMPTS {
-            let mut next = seen.0.clone();
+            let (mut next, version) = self.seen.lock().clone();
             change(&mut next)?;
             next.generation += 1;
             let bytes = next.encode().map_err(|e| e.of(describe(&*self.store, self.volume)))?;
-            match self.store.replace(&key, &bytes, &seen.1) {
+            match self.store.replace(&key, &bytes, &version) {
                 Ok(version) => {
-                    *seen = (next, version);
+                    *self.seen.lock() = (next, version);
                     return Ok(());
                 }
                 Err(StoreError::Precondition { .. }) => {
-                    *seen = read(&*self.store, self.volume)?.ok_or_else(|| {
+                    let found = read(&*self.store, self.volume)?.ok_or_else(|| {
                         Error::damaged(describe(&*self.store, self.volume), "it is gone")
                     })?;
-                    if seen.0 == next {
+                    let ours = found.0 == next;
+                    *self.seen.lock() = found;
+                    if ours {
                         // An earlier attempt of ours arrived, only its answer was lost.
                         return Ok(());
                     }

@@ -47,6 +47,8 @@ pub(crate) struct Writer {
     pub(crate) parking: Arc<Parking>,
     pub(crate) publisher: Publisher,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held by a resize, so that two are published in the order of their records.
+    pub(crate) resizing: Mutex<()>,
 }
 
 thread_local! {
@@ -105,20 +107,32 @@ impl Volume {
             Ok(Filled::Yes) => done(Ok(sectors.get(skip..skip + len).unwrap_or_default())),
             Ok(Filled::WouldWait) => {
                 let volume = Arc::clone(self);
-                self.submit(done, move |done| match volume.reader.read_bytes(offset, len) {
-                    Ok(bytes) => done(Ok(&bytes)),
-                    Err(error) => done(Err(error)),
-                });
+                self.pool.local(move || volume.read_patiently(offset, len, done));
             }
             Err(error) => done(Err(error)),
         }
         SECTORS.set(sectors);
     }
 
-    /// Has `task` done by the pool; the engine's end drops `done`, which fails its request.
-    fn submit<D: Send + 'static>(&self, done: D, task: impl FnOnce(D) + Send + 'static) {
-        if !self.pool.submit(move || task(done)) {
-            log::debug!("volume {:?}: a request came after the end", self.core.name());
+    /// First from what is local, which is quick and must not queue behind a slow store.
+    fn read_patiently(
+        self: &Arc<Self>,
+        offset: u64,
+        len: usize,
+        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        match self.reader.read_bytes(offset, len, Patience::Local) {
+            Ok(Some(bytes)) => done(Ok(&bytes)),
+            Err(error) => done(Err(error)),
+            Ok(None) => {
+                let volume = Arc::clone(self);
+                self.pool.remote(move || {
+                    match volume.reader.read_bytes(offset, len, Patience::Full) {
+                        Ok(bytes) => done(Ok(&bytes.unwrap_or_default())),
+                        Err(error) => done(Err(error)),
+                    }
+                });
+            }
         }
     }
 
@@ -142,18 +156,18 @@ impl Volume {
         if !offset.is_multiple_of(SECTOR_BYTES) || !data.len().is_multiple_of(SECTOR_BYTES as usize)
         {
             let (volume, data) = (Arc::clone(self), data.to_vec());
-            return self.submit(done, move |done| done(volume.write_unaligned(offset, &data)));
+            return self.pool.remote(move || done(volume.write_unaligned(offset, &data)));
         }
         let start = Lba::new(offset / SECTOR_BYTES);
         for entry in write_entries(start, data) {
             match writer.publisher.append(&writer.log, entry, Pass::Ordinary) {
                 Ok(_) => {}
                 Err(Refused::Failed(error)) => return done(Err(error)),
-                Err(Refused::Wait) => {
+                Err(Refused::Wait(_)) => {
                     let Entry::Write { start: from, .. } = entry else { continue };
                     let skip = (from.since(start) * SECTOR_BYTES) as usize;
                     let data = data.get(skip..).unwrap_or_default().to_vec();
-                    let request = Request::Write { start: from, data };
+                    let request = Request::Write { start: from, data, done: 0 };
                     return writer.parking.park(&writer.log, request, Box::new(done));
                 }
             }
@@ -179,13 +193,13 @@ impl Volume {
         let aligned = offset.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
         let Some(extent) = covering(offset, len).filter(|_| aligned) else {
             let volume = Arc::clone(self);
-            return self.submit(done, move |done| done(volume.trim_unaligned(offset, len)));
+            return self.pool.remote(move || done(volume.trim_unaligned(offset, len)));
         };
         match writer.publisher.append(&writer.log, Entry::Trim(extent), Pass::Ordinary) {
             Ok(_) => done(Ok(())),
             Err(Refused::Failed(error)) => done(Err(error)),
-            Err(Refused::Wait) => {
-                writer.parking.park(&writer.log, Request::Trim(extent), Box::new(done));
+            Err(Refused::Wait(_)) => {
+                writer.parking.park(&writer.log, Request::Trim(Some(extent)), Box::new(done));
             }
         }
     }
@@ -208,8 +222,8 @@ impl Volume {
         let through = writer.log.last_seq();
         writer.drain_to(through);
         while !writer.orders.wait_committed(through, TICK) {
-            self.core.poison.check()?;
             if writer.orders.ended() {
+                self.core.poison.check()?;
                 return Err(Error::Closing(self.name()));
             }
         }
@@ -230,6 +244,7 @@ impl Volume {
         check_size(bytes)?;
         let writer = self.writer()?;
         let sectors = bytes / SECTOR_BYTES;
+        let _alone = writer.resizing.lock();
         {
             let maps = self.core.maps.read();
             if maps.sectors() == sectors {
@@ -299,7 +314,7 @@ impl Volume {
             match writer.publisher.append(&writer.log, entry, pass) {
                 Ok(seq) => return Ok(seq),
                 Err(Refused::Failed(error)) => return Err(error),
-                Err(Refused::Wait) => writer.log.wait_for_room(TICK),
+                Err(Refused::Wait(_)) => writer.log.wait_for_room(TICK),
             }
         }
     }

@@ -13,6 +13,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{
     CheckpointRef, DataHeader, FenceRecord, LogPoint, Nonce, ShortText, Stamp, Superblock,
+    VolumeState,
 };
 use crate::log::{LogTail, WriteLog};
 use crate::map::CommitExtent;
@@ -130,6 +131,11 @@ impl Orders {
         self.state.lock().ended
     }
 
+    /// Notes that the thread has ended.
+    pub(crate) fn end(&self) {
+        self.publish(|o| o.ended = true);
+    }
+
     fn publish(&self, change: impl FnOnce(&mut OrderState)) {
         change(&mut self.state.lock());
         self.changed.notify_all();
@@ -208,7 +214,7 @@ impl Sequencer {
             self.core.poison.set(error.clone());
         }
         uploaders.stop();
-        self.orders.publish(|o| o.ended = true);
+        self.orders.end();
         // Whoever waits for room now waits in vain.
         self.log.notify_room();
         outcome
@@ -220,7 +226,7 @@ impl Sequencer {
             self.commit_ready(uploaders)?;
             let (stop, drain_to, checkpoint) = {
                 let state = self.orders.state.lock();
-                (state.stop, state.drain_to, state.checkpoint)
+                (state.stop, state.drain_to, state.checkpoint.map(|clean| (clean, state.asked)))
             };
             if stop {
                 return Ok(());
@@ -329,12 +335,12 @@ impl Sequencer {
                 Some(Outcome::Data { header, batch, bytes }) => {
                     self.core.step("batch.commit")?;
                     self.apply(&header, &batch, bytes);
+                    self.at.since_checkpoint += 1;
                 }
                 Some(Outcome::Checkpoint { stamp }) => self.publish_checkpoint(&stamp, uploaders),
                 _ => {}
             }
             self.at.committed = seq;
-            self.at.since_checkpoint += 1;
             if let Some(cut) = object.cut {
                 self.log.release(cut.pos, cut.seq, seq);
             }
@@ -364,15 +370,15 @@ impl Sequencer {
         }
     }
 
-    fn checkpoint_if_due(&mut self, asked: Option<bool>, uploaders: &Uploaders) -> Result<bool> {
+    fn checkpoint_if_due(&mut self, asked: Option<(bool, u64)>, uploaders: &Uploaders) -> Result<bool> {
         if self.prepared.is_some() || self.publishing || !self.may_create() {
             return Ok(false);
         }
         let clean = match asked {
             // The last one says that nothing is in flight, so nothing may be.
-            Some(true) if !self.in_flight.is_empty() => return Ok(false),
-            Some(clean) => clean,
-            None if self.at.since_checkpoint < self.core.config.checkpoint_objects => {
+            Some((true, _)) if !self.in_flight.is_empty() => return Ok(false),
+            Some((clean, _)) => clean,
+            None if self.at.since_checkpoint < self.core.config.checkpoint_objects.max(1) => {
                 return Ok(false);
             }
             None => false,
@@ -386,10 +392,10 @@ impl Sequencer {
         let (head, body) = (prepared.head.clone(), prepared.body.clone());
         self.prepared = Some(prepared);
         self.at.since_checkpoint = 0;
-        {
+        if let Some((_, number)) = asked {
+            self.answers = number;
             let mut orders = self.orders.state.lock();
-            if asked.is_some() {
-                self.answers = orders.asked;
+            if orders.asked == number {
                 orders.checkpoint = None;
             }
         }
@@ -409,6 +415,9 @@ impl Sequencer {
         let volume = self.core.name();
         let host = ShortText::truncated(&self.core.platform.host_name());
         let change = Box::new(move |superblock: &mut Superblock| {
+            if superblock.state == VolumeState::Deleting {
+                return Err(Error::NoSuchVolume(volume.to_string()));
+            }
             if superblock.epoch > stamp.epoch {
                 let by = format!("host {:?}", superblock.last_host.as_str());
                 return Err(Error::Fenced { volume: volume.to_string(), by });

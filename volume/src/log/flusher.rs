@@ -113,14 +113,13 @@ impl WriteLog {
                 done(outcome.clone());
             }
             if round.stop || outcome.is_err() {
-                self.refuse_flushes();
                 return outcome;
             }
         }
     }
 
     /// Whoever asks for a flush after the end gets an error, at once.
-    fn refuse_flushes(&self) {
+    pub(crate) fn refuse_flushes(&self) {
         let left = {
             let mut flush = self.flush.lock();
             flush.stop = true;

@@ -65,8 +65,8 @@ pub(super) struct Head {
     /// Ranges of unaligned writes in progress, with the number of the lock.
     locks: Vec<(u64, Extent)>,
     next_lock: u64,
-    /// Records waiting in line outside.
-    waiting: usize,
+    /// Records wait outside and could not be taken: others queue behind them.
+    held: bool,
     /// Size of the volume, as of the newest record.
     size_sectors: u64,
 }
@@ -82,7 +82,7 @@ impl Head {
             unfilled: Vec::with_capacity(16),
             locks: Vec::new(),
             next_lock: 0,
-            waiting: 0,
+            held: false,
             size_sectors: size,
         }
     }
@@ -120,7 +120,7 @@ impl Head {
     /// Whether a record on `range` (none: a change of size) may go on now.
     pub(super) fn admit(&self, range: Option<Extent>, pass: Pass) -> Result<(), Wait> {
         if pass == Pass::Ordinary {
-            if self.waiting > 0 {
+            if self.held {
                 return Err(Wait::Turn);
             }
             if self.fill_256ths() >= PACE_FROM_256THS {
@@ -183,12 +183,8 @@ impl Head {
         self.locks.retain(|(held, _)| *held != id);
     }
 
-    pub(super) fn wait_in_line(&mut self) {
-        self.waiting += 1;
-    }
-
-    pub(super) fn leave_line(&mut self) {
-        self.waiting -= 1;
+    pub(super) fn hold_others(&mut self, hold: bool) {
+        self.held = hold;
     }
 
     pub(super) fn raise_tail(&mut self, tail: LogPos) {

@@ -31,7 +31,7 @@ mod write_log;
 
 pub(crate) use data::LogData;
 pub(crate) use fetch::Fetched;
-pub(crate) use head::Pass;
+pub(crate) use head::{Pass, Wait};
 pub(crate) use open::{LogOnDisk, LogParams, Start};
 pub(crate) use scan::ScanEnd;
 pub(crate) use tail::LogTail;

@@ -159,11 +159,15 @@ impl LogOnDisk {
             Ok(None) => Memory::absent(layout),
             Err(e) => return Err(Error::local(&path, "allocate the memory of", e)),
         };
-        let safe = memory.safe_if(Identity {
-            log_id: id,
-            boot_id: platform.boot_id(),
-            incarnation: header.incarnation,
-            window_bytes: layout.window_bytes(),
+        // Of a machine that does not say when it booted no memory is believed.
+        let safe = Some(platform.boot_id()).filter(|boot| *boot != 0);
+        let safe = safe.and_then(|boot_id| {
+            memory.safe_if(Identity {
+                log_id: id,
+                boot_id,
+                incarnation: header.incarnation,
+                window_bytes: layout.window_bytes(),
+            })
         });
         let tag = VolumeTag::of(params.volume);
         let data = Arc::new(LogData::new(what, file.clone(), layout, memory, tag, write));

@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::data::LogData;
 use super::flusher::FlushState;
-use super::head::{Head, Pad, Pass, Slot};
+use super::head::{Head, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
 use crate::error::{Error, Result};
 use crate::format::{
@@ -34,7 +34,7 @@ pub(crate) enum Entry<'a> {
 #[derive(Debug)]
 pub(crate) enum Refused {
     /// Not now.
-    Wait,
+    Wait(Wait),
     /// Not at all.
     Failed(Error),
 }
@@ -169,15 +169,15 @@ impl WriteLog {
         {
             return Err(self.out_of_range(Some(range), head.size_sectors()).into());
         }
-        head.admit(range, pass).map_err(|_| Refused::Wait)?;
+        head.admit(range, pass).map_err(Refused::Wait)?;
         let (slot, pad) = match head.reserve(len, self.data.memory.floor()) {
             Ok(taken) => taken,
-            Err(_) => {
+            Err(wait) => {
                 drop(head);
                 // Both can make room: one by writing to the SSD, the other by committing.
                 self.wake_flusher();
                 self.wake_tail();
-                return Err(Refused::Wait);
+                return Err(Refused::Wait(wait));
             }
         };
         if let Some(pad) = pad {
@@ -296,14 +296,9 @@ impl WriteLog {
         self.room.notify_all();
     }
 
-    /// From now on ordinary records wait their turn.
-    pub(crate) fn wait_in_line(&self) {
-        self.head.lock().wait_in_line();
-    }
-
-    /// One of those who waited is done.
-    pub(crate) fn leave_line(&self) {
-        self.head.lock().leave_line();
+    /// Whether ordinary records wait their turn behind those that wait already.
+    pub(crate) fn hold_others(&self, hold: bool) {
+        self.head.lock().hold_others(hold);
     }
 
     /// The volume's name, for errors.

@@ -10,7 +10,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
-use rustix::io::ReadWriteFlags;
+use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::LogFile;
 
@@ -81,7 +81,10 @@ impl LogFile for SsdFile {
     fn read_at_nowait(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
         let wanted = out.len();
         let mut slices = [io::IoSliceMut::new(out)];
-        match rustix::io::preadv2(&self.reader, &mut slices, offset, ReadWriteFlags::NOWAIT) {
+        let read = retry_on_intr(|| {
+            rustix::io::preadv2(&self.reader, &mut slices, offset, ReadWriteFlags::NOWAIT)
+        });
+        match read {
             Ok(n) => Ok(n == wanted),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::OPNOTSUPP) => Ok(false),
             Err(e) => Err(e.into()),
@@ -95,12 +98,10 @@ impl LogFile for SsdFile {
         }
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
-            let n = rustix::io::pwritev2(
-                file,
-                &[io::IoSlice::new(rest)],
-                offset + done as u64,
-                ReadWriteFlags::DSYNC,
-            )?;
+            let at = offset + done as u64;
+            let n = retry_on_intr(|| {
+                rustix::io::pwritev2(file, &[io::IoSlice::new(rest)], at, ReadWriteFlags::DSYNC)
+            })?;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
