@@ -179,3 +179,97 @@ fn resizing_keeps_data_and_what_is_cut_off_stays_gone() {
     assert_eq!(volume.size_bytes(), 16 << 20);
     assert_eq!(read(&volume, 4 << 20, 4 << 20), vec![0; 4 << 20]);
 }
+
+/// The checkpoint that a resize asks for is cut while the shrink is still in flight: it knows
+/// the new size, its map does not.
+#[test]
+fn a_shrink_behind_a_checkpoint_is_not_forgotten_by_a_reopening() {
+    let (store, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let open = || {
+        let store = lsvd_store::DirStore::open(store.path(), true).unwrap();
+        Engine::open(Arc::new(store), config(dir.path())).unwrap()
+    };
+    let engine = open();
+    engine.create(&name("a"), 8 << 20, attrs()).unwrap();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    write(&volume, 0, &vec![9; 8 << 20]).unwrap();
+    volume.flush_to_store().unwrap();
+    volume.resize(4 << 20, true).unwrap();
+    volume.flush_to_store().unwrap();
+    engine.shutdown(Close::Keep, &mut |_| true).unwrap();
+    drop((volume, engine));
+    let engine = open();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    volume.resize(8 << 20, false).unwrap();
+    assert_eq!(read(&volume, 4 << 20, 4 << 20), vec![0; 4 << 20]);
+}
+
+/// A reader's view of the log is not moved on by the writer; what it reads is old or an error.
+#[test]
+fn a_reader_opened_before_the_writer_never_sees_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = MemStore::new();
+    let mut slow = config(dir.path());
+    slow.volume.batch_age = std::time::Duration::from_secs(3600);
+    slow.volume.batch_bytes = 64 << 20;
+    let engine = Engine::open(Arc::new(store.clone()), slow).unwrap();
+    engine.create(&name("a"), 256 << 20, attrs()).unwrap();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    for i in 0..16 {
+        write(&volume, i << 20, &[1; 4096]).unwrap();
+    }
+    engine.shutdown(Close::Keep, &mut |_| true).unwrap();
+    drop((volume, engine));
+
+    let engine = Engine::open(Arc::new(store), config(dir.path())).unwrap();
+    let reader = engine.open_reader(&name("a")).unwrap();
+    assert_eq!(read(&reader, 0, 4096), [1; 4096]);
+    let volume = engine.open_writer(&name("a")).unwrap();
+    for i in 0..100 {
+        write(&volume, (32 + i) << 20, &vec![2; 1 << 20]).unwrap();
+    }
+    volume.flush_to_store().unwrap();
+    for i in 0..16 {
+        let seen = wait(|done: Box<dyn FnOnce(Result<Vec<u8>, Error>) + Send>| {
+            reader.read(i << 20, 4096, move |bytes| done(bytes.map(<[u8]>::to_vec)));
+        });
+        match seen {
+            Ok(bytes) => assert_eq!(bytes, [1; 4096]),
+            Err(error) => assert!(matches!(error, Error::Damaged { .. }), "{error}"),
+        }
+    }
+}
+
+/// Every request gets its answer, also one that comes while the engine ends.
+#[test]
+fn requests_during_a_shutdown_are_all_answered() {
+    for _ in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(Arc::new(MemStore::new()), config(dir.path())).unwrap();
+        engine.create(&name("a"), 64 << 20, attrs()).unwrap();
+        let volume = engine.open_writer(&name("a")).unwrap();
+        let (tell, told) = channel();
+        let writers: Vec<_> = (0..4_u8)
+            .map(|i| {
+                let (volume, tell) = (Arc::clone(&volume), tell.clone());
+                std::thread::spawn(move || {
+                    let data = vec![i; 256 << 10];
+                    for j in 0..200_u64 {
+                        let tell = tell.clone();
+                        volume.write((j % 64) << 18, &data, move |outcome| {
+                            tell.send(outcome.is_ok()).unwrap();
+                        });
+                    }
+                })
+            })
+            .collect();
+        let mut answers = vec![told.recv().unwrap()];
+        engine.shutdown(Close::Keep, &mut |_| true).unwrap();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        drop(tell);
+        answers.extend(told.iter());
+        assert_eq!(answers.len(), 800);
+    }
+}

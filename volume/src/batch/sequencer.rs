@@ -370,7 +370,11 @@ impl Sequencer {
         }
     }
 
-    fn checkpoint_if_due(&mut self, asked: Option<(bool, u64)>, uploaders: &Uploaders) -> Result<bool> {
+    fn checkpoint_if_due(
+        &mut self,
+        asked: Option<(bool, u64)>,
+        uploaders: &Uploaders,
+    ) -> Result<bool> {
         if self.prepared.is_some() || self.publishing || !self.may_create() {
             return Ok(false);
         }
