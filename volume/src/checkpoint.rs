@@ -5,12 +5,11 @@
 //! `covers`, the highest one committed when it was taken; objects in flight then come after.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::format::{CheckpointHeader, CommonHeader, FenceRecord, LeafRef, ObjectHeader, Stamp};
+use crate::format::{CheckpointHeader, FenceRecord, LeafRef, ObjectHeader, Stamp};
 use crate::map::{CleanMap, Leaf, LeafChange, LeafIndex, LeafItem, LeafStore};
 use crate::stream::Stream;
 use crate::units::ObjectSeq;
@@ -104,45 +103,61 @@ impl Root {
     /// from the checkpoints that hold them.
     pub(crate) fn load(&self, stream: &Stream, local: &LeafStore) -> Result<CleanMap> {
         let mut map = CleanMap::new();
-        let mut objects = BTreeMap::new();
+        let mut missing = Vec::new();
         for leaf_ref in self.leaves.values() {
             let index = LeafIndex::new(leaf_ref.index);
             let kept = local.get(stream.volume(), index).filter(|kept| {
                 kept.last_change == leaf_ref.last_change && xxh3_64(&kept.bytes) == leaf_ref.sum
             });
-            let leaf = match kept.and_then(|kept| Leaf::decode(&kept.bytes).ok()) {
-                Some(leaf) => leaf,
-                None => fetch(stream, leaf_ref, &mut objects)?,
-            };
-            map.set_leaf(index, leaf, leaf_ref.last_change);
+            match kept.and_then(|kept| Leaf::decode(&kept.bytes).ok()) {
+                Some(leaf) => map.set_leaf(index, leaf, leaf_ref.last_change),
+                None => missing.push(*leaf_ref),
+            }
+        }
+        missing.sort_unstable_by_key(|leaf| (leaf.object, leaf.offset));
+        for run in missing.chunk_by(are_neighbours) {
+            // Runs are cut so that no request and no buffer gets large.
+            for part in run.chunks(LEAVES_PER_READ) {
+                fetch(stream, part, &mut map)?;
+            }
         }
         Ok(map)
     }
 }
 
-/// Reads one leaf from the checkpoint that holds it.
-fn fetch(
-    stream: &Stream,
-    leaf: &LeafRef,
-    objects: &mut BTreeMap<ObjectSeq, CommonHeader>,
-) -> Result<Leaf> {
-    let what = || format!("{} (leaf {} of the map)", stream.describe(leaf.object), leaf.index);
-    let common = match objects.entry(leaf.object) {
-        Entry::Occupied(known) => known.into_mut(),
-        Entry::Vacant(slot) => {
-            let found = stream.peek(leaf.object)?;
-            let (common, _) = found.ok_or_else(|| Error::damaged(what(), "it is missing"))?;
-            slot.insert(common)
-        }
-    };
+/// Leaves read with one request; each is at most a few hundred KiB and most are far smaller.
+const LEAVES_PER_READ: usize = 64;
+
+/// Whether `b` lies right behind `a` in one object.
+fn are_neighbours(a: &LeafRef, b: &LeafRef) -> bool {
+    a.object == b.object && a.offset + u64::from(a.len) == b.offset
+}
+
+/// Reads leaves that lie one behind the other in a checkpoint.
+fn fetch(stream: &Stream, leaves: &[LeafRef], map: &mut CleanMap) -> Result<()> {
+    let Some(first) = leaves.first() else { return Ok(()) };
+    let what =
+        || format!("{} (from leaf {} of the map)", stream.describe(first.object), first.index);
+    let found = stream.peek(first.object)?;
+    let (common, _) = found.ok_or_else(|| Error::damaged(what(), "it is missing"))?;
+    let total = leaves.iter().map(|leaf| u64::from(leaf.len)).sum();
     let range = common
-        .body_range(leaf.offset, leaf.len.into())
+        .body_range(first.offset, total)
         .ok_or_else(|| Error::damaged(what(), "the root points outside the object"))?;
-    let bytes = stream.read(leaf.object, range)?;
-    if xxh3_64(&bytes) != leaf.sum {
-        return Err(Error::damaged(what(), "its checksum is wrong"));
+    let bytes = stream.read(first.object, range)?;
+    let mut rest = &bytes[..];
+    for leaf in leaves {
+        let cut = rest.split_at_checked(leaf.len as usize);
+        let (own, later) = cut.ok_or_else(|| Error::damaged(what(), "it is too short"))?;
+        rest = later;
+        if xxh3_64(own) != leaf.sum {
+            let detail = format!("the checksum of leaf {} is wrong", leaf.index);
+            return Err(Error::damaged(what(), detail));
+        }
+        let decoded = Leaf::decode(own).map_err(|e| e.of(what()))?;
+        map.set_leaf(LeafIndex::new(leaf.index), decoded, leaf.last_change);
     }
-    Leaf::decode(&bytes).map_err(|e| e.of(what()))
+    Ok(())
 }
 
 /// Reads a checkpoint's header.

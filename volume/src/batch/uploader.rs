@@ -140,6 +140,8 @@ struct Worker {
 
 impl Worker {
     fn run(&self, todo: &Receiver<Job>, done: &impl Fn(ObjectSeq, Outcome)) {
+        // The log keeps what waits, and acknowledges meanwhile.
+        self.core.platform.give_way();
         let volume = self.core.name();
         let body = || {
             while let Ok(job) = todo.recv() {

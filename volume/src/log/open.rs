@@ -127,7 +127,7 @@ impl LogOnDisk {
         let block = header.encode();
         let file = platform
             .create_log(&path, layout.file_bytes(), &[block, block].concat())
-            .map_err(|e| Error::local(&path, "create a write log of the size asked for", e))?;
+            .map_err(|e| Error::local(&path, "allocate the write log (a smaller --log-size needs less room, or give --cache-dir another disk)", e))?;
         let picked = header_pair::read(&*file, &path.display().to_string())?;
         Self::assemble(params.clone(), file, picked, true)
     }

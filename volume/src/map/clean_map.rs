@@ -187,6 +187,20 @@ impl CleanMap {
         }
     }
 
+    /// How many sectors of `extent` are mapped.
+    pub fn mapped_sectors_in(&self, extent: Extent) -> u64 {
+        let mapped = self.leaves.range(leaves_of(extent)).map(|(&index, slot)| {
+            let range = inside(index, extent);
+            if u64::from(range.end - range.start) == LEAF_SECTORS {
+                return slot.leaf.mapped_sectors();
+            }
+            let mut sectors = 0;
+            slot.leaf.lookup(range, |e| sectors += u64::from(e.sectors));
+            sectors
+        });
+        mapped.sum()
+    }
+
     /// The first mapped sector at or after `at`.
     pub fn next_mapped(&self, at: Lba) -> Option<Lba> {
         let own = LeafIndex::of(at);

@@ -110,6 +110,12 @@ impl DirtyMap {
         self.zero_sectors
     }
 
+    /// The extents held, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Extent, DirtyExtent)> + '_ {
+        let extents = self.held.iter();
+        extents.filter_map(|(&start, held)| Some((run(start, held.end)?, held.value)))
+    }
+
     /// Puts `value` over `extent`, except where a later record is held already.
     pub fn insert(&mut self, extent: Extent, value: DirtyExtent) {
         let (start, end) = (extent.start().get(), extent.end().get());

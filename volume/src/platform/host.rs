@@ -16,6 +16,9 @@ use rustix::fs::{FallocateFlags, fallocate};
 use super::ssd_file::SsdFile;
 use super::{LogBuffer, LogFile, Platform};
 
+/// How nice background threads are.
+const BACKGROUND_NICE: libc::c_int = 10;
+
 /// The machine this process runs on.
 ///
 /// With `LSVD_FAILPOINT=<name>[:<n>]` in the environment the process aborts when it comes to
@@ -104,6 +107,11 @@ impl Platform for Host {
 
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
         thread::Builder::new().name(name.to_owned()).spawn(body)
+    }
+
+    fn give_way(&self) {
+        // SAFETY: plain numbers; 0 means the calling thread. A refusal costs nothing but speed.
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
     }
 
     fn failpoint(&self, name: &'static str) -> io::Result<()> {

@@ -38,6 +38,9 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// Starts a thread.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
+    /// Called by a thread whose work can wait when the processors are busy.
+    fn give_way(&self) {}
+
     /// Called at every durability step, by its name. An error stops the engine there, as a
     /// crash would.
     fn failpoint(&self, name: &'static str) -> io::Result<()>;
