@@ -39,7 +39,7 @@ toolchain() {
 }
 
 if cargo nextest --version >/dev/null 2>&1; then
-  tests=(cargo nextest run --workspace --locked --no-fail-fast)
+  tests=(cargo nextest run --config-file scripts/nextest.toml --workspace --locked --no-fail-fast)
 else
   tests=(cargo test --workspace --locked --no-fail-fast --lib --bins --tests --examples)
 fi
