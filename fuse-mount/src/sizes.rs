@@ -9,7 +9,7 @@ use std::time::Duration;
 pub(crate) const BLOCK_BYTES: u64 = lsvd_volume::BLOCK_BYTES;
 
 /// One past the largest volume.
-const VOLUME_BYTES_LIMIT: u64 = 1 << 63;
+const VOLUME_BYTES_MAX: u64 = lsvd_volume::SIZE_MAX;
 
 /// Reads a number of bytes.
 pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -60,7 +60,7 @@ pub(crate) fn parse_volume_size(text: &str) -> Result<u64, String> {
     if bytes == 0 {
         return Err(format!("size {text:?}: a volume cannot be empty; give at least 4096 bytes"));
     }
-    if bytes >= VOLUME_BYTES_LIMIT {
+    if bytes > VOLUME_BYTES_MAX {
         return Err(format!("size {text:?}: too large; a volume is smaller than 2^63 bytes (8E)"));
     }
     if !bytes.is_multiple_of(BLOCK_BYTES) {

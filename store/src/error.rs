@@ -10,7 +10,6 @@ pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// Why an operation on an object store failed. Each variant names the object and the store.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum StoreError {
     /// The object does not exist.
     #[error("{store}: object {key} does not exist")]

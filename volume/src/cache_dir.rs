@@ -120,7 +120,8 @@ fn bind(path: &Path, store_url: &str) -> std::io::Result<()> {
     file.write_all(store_url.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
-    fs::rename(&unfinished, path)
+    fs::rename(&unfinished, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// The number by which logs know their store.

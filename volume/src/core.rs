@@ -16,8 +16,7 @@ use crate::poison::Poison;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 
-/// See the module. Lock order: `log.head` before `maps`; everything else is held alone, and
-/// nothing is held across I/O on the store or the SSD, or while sending.
+/// See the module; the crate's documentation has the order of locks.
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) name: Mutex<Arc<str>>,

@@ -17,12 +17,13 @@ use crate::config::{EngineConfig, VolumeConfig};
 use crate::error::{Error, Result};
 use crate::format::{FileAttrs, Superblock};
 use crate::inspect::{self, Inspect, InspectReport};
-use crate::log::{LogOnDisk, LogParams};
+use crate::log::LogOnDisk;
 use crate::map::LeafStore;
 use crate::name::VolumeName;
 use crate::open::{Close, Opening, Surroundings, close, discard};
 use crate::platform::{Host, Platform};
 use crate::pool::Pool;
+use crate::recover::{Ownership, ownership};
 use crate::stats::VolumeStats;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
@@ -56,6 +57,9 @@ pub struct VolumeInfo {
     pub live: Option<VolumeStats>,
     /// This host's log of it, if there is one.
     pub log: Option<LogInfo>,
+    /// Why its superblock cannot be read; everything above but the name is empty then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// A write log on this host.
@@ -213,14 +217,16 @@ impl Engine {
         Ok(self.describe(&made))
     }
 
-    /// All volumes by name. Volumes whose superblock cannot be read are left out, and named in
-    /// the log.
+    /// All volumes by name, those included whose superblock cannot be read.
     ///
     /// # Errors
     /// The store fails.
     pub fn list(&self) -> Result<Vec<VolumeInfo>> {
-        let found = self.catalog.list(|name, error| log::error!("volume {name:?}: {error}"))?;
-        Ok(found.iter().map(|superblock| self.describe(superblock)).collect())
+        let mut infos = Vec::new();
+        let found = self.catalog.list(|name, error| infos.push(unreadable(name, &error)))?;
+        infos.extend(found.iter().map(|superblock| self.describe(superblock)));
+        infos.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(infos)
     }
 
     /// One volume.
@@ -233,15 +239,8 @@ impl Engine {
 
     fn describe(&self, superblock: &Superblock) -> VolumeInfo {
         let open = self.writers.lock().get(&superblock.volume).cloned();
-        let params = LogParams {
-            platform: Arc::clone(&self.around.platform),
-            dir: self.around.log_dir.clone(),
-            name: superblock.name.as_str().to_owned(),
-            volume: superblock.volume,
-            store_id: self.around.store_id,
-            ring_bytes: 0,
-            window_bytes: 0,
-        };
+        let name = superblock.name.as_str();
+        let params = self.around.log_params(name, superblock.volume, &self.config.volume);
         // What cannot be read is reported when the volume is opened.
         let log = LogOnDisk::open(&params, false).ok().flatten().map(|log| LogInfo {
             path: log.path(),
@@ -257,6 +256,7 @@ impl Engine {
             last_host: superblock.last_host.as_str().to_owned(),
             live: open.map(|volume| volume.stats()),
             log,
+            damaged: None,
         }
     }
 
@@ -292,13 +292,10 @@ impl Engine {
         let _alone = self.transition.lock();
         let found = self.catalog.find_to_delete(name)?;
         let uuid = found.get().volume;
-        if self.writers.lock().contains_key(&uuid) {
-            let by = "this daemon has it open for writing".to_owned();
-            return Err(Error::InUse { volume: name.to_string(), by });
-        }
+        self.check_closed(name, uuid)?;
         self.catalog.delete(&found)?;
         self.around.leaves.remove_volume(uuid);
-        let params = self.log_params(name, uuid);
+        let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
         match LogOnDisk::open(&params, false) {
             Ok(Some(log)) => discard(&params, &log),
             Ok(None) => Ok(()),
@@ -325,19 +322,6 @@ impl Engine {
         match open {
             Some(volume) => volume.core.superblock.update(change),
             None => found.update(change),
-        }
-    }
-
-    fn log_params(&self, name: &VolumeName, volume: Uuid) -> LogParams {
-        let config = self.volume_config(name);
-        LogParams {
-            platform: Arc::clone(&self.around.platform),
-            dir: self.around.log_dir.clone(),
-            name: name.to_string(),
-            volume,
-            store_id: self.around.store_id,
-            ring_bytes: config.log_bytes,
-            window_bytes: config.buffer_bytes,
         }
     }
 
@@ -468,28 +452,40 @@ impl Engine {
         }
     }
 
-    /// Gives up what this host's log of a volume holds and the store does not; returns how
-    /// many bytes that were.
+    /// Gives up what this host's stale log of a volume holds and the store does not; returns
+    /// how many bytes of log that were. A log that continues the volume's history is no one's to
+    /// give up: opening the volume replays it.
     ///
     /// # Errors
-    /// The volume is open, or the SSD fails.
+    /// The volume is open, the log is not stale, or the SSD or the store fails.
     pub fn discard_log(&self, name: &VolumeName) -> Result<u64> {
         self.check_writable(name)?;
         let _alone = self.transition.lock();
-        let uuid = self.catalog.find(name)?.get().volume;
-        if self.writers.lock().contains_key(&uuid) {
-            let by = "this daemon has it open for writing".to_owned();
-            return Err(Error::InUse { volume: name.to_string(), by });
-        }
-        let params = self.log_params(name, uuid);
+        let found = self.catalog.find(name)?;
+        self.check_closed(name, found.get().volume)?;
+        let opening = self.opening(name, found);
+        let params = opening.log_params();
         let Some(log) = LogOnDisk::open(&params, false)? else { return Ok(0) };
-        let mut bytes = 0;
-        log.scan(|record| {
-            bytes += u64::from(record.head.payload_len);
-            Ok(())
-        })?;
+        let state = opening.read_stream(Some(&log))?;
+        let bytes = match ownership(&state, &log)? {
+            Ownership::Stale { bytes, .. } => bytes,
+            Ownership::Contained => 0,
+            Ownership::Ours => {
+                let by = "its log on this host is not stale, but the newest part of the volume; the \
+                          next opening replays it";
+                return Err(Error::InUse { volume: name.to_string(), by: by.to_owned() });
+            }
+        };
         discard(&params, &log)?;
         Ok(bytes)
+    }
+
+    fn check_closed(&self, name: &VolumeName, volume: Uuid) -> Result<()> {
+        if !self.writers.lock().contains_key(&volume) {
+            return Ok(());
+        }
+        let by = "this daemon has it open for writing".to_owned();
+        Err(Error::InUse { volume: name.to_string(), by })
     }
 }
 
@@ -499,6 +495,21 @@ impl Drop for Engine {
         if let Err(error) = self.shutdown(Close::Keep, &mut |_| true) {
             log::error!("{error}");
         }
+    }
+}
+
+/// What is known of a volume that cannot be read.
+fn unreadable(name: &str, error: &Error) -> VolumeInfo {
+    VolumeInfo {
+        name: name.to_owned(),
+        uuid: Uuid::nil(),
+        size_bytes: 0,
+        attrs: FileAttrs { mode: 0, uid: 0, gid: 0, created_ms: 0, modified_ms: 0 },
+        epoch: 0,
+        last_host: String::new(),
+        live: None,
+        log: None,
+        damaged: Some(error.to_string()),
     }
 }
 

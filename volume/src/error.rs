@@ -11,7 +11,6 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why an operation on a volume failed.
 #[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// There is no volume of that name.
     #[error("volume {0:?} does not exist (`lsvd-fuse list` shows what does)")]

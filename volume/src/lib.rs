@@ -37,22 +37,22 @@
 //! | `lsvd-batch` | the next object number, the open batch, the commit queue, the clean map |
 //! | `lsvd-put-N` | one sealed batch each |
 //! | `lsvd-park` | requests that wait for room, pace or a locked range |
-//! | `lsvd-io-N` | per engine: requests that wait for the store or the SSD |
+//! | `lsvd-ssd-N`, `lsvd-io-N` | per engine: requests that wait for the SSD, for the store |
 //! | `lsvd-leaves` | per engine: sled |
 //!
 //! # Locks, in the order in which they may nest
 //! | lock | protects | held for |
 //! |---|---|---|
 //! | `Engine::transition` | opening, closing, renaming, deleting of volumes | the whole step, store requests included |
-//! | `SuperblockCell::seen` | the superblock and its version | one conditional replace |
+//! | `SuperblockCell::changing` | who may change the superblock | one conditional replace |
 //! | `log.flush` | who waits for a flush, how far the file is written | list operations |
 //! | `log.headers` | the header pair | one header write (only `lsvd-log` contends) |
 //! | `log.head` | next position and number, unfilled slots, range locks | tens of nanoseconds per write |
 //! | `maps` | both levels of the map | one lookup, one insert, or a slice of a commit |
 //! | `log.memory.readers` | the window's floor | one copy out of memory |
 //!
-//! All others are leaves held alone. None is held across store requests or syncs but the first
-//! three, which no request on data takes.
+//! All others are leaves held alone. None is held across store requests or syncs but
+//! `transition`, `changing` and `log.headers`, which no request on data takes.
 
 mod batch;
 pub mod cache;
@@ -95,4 +95,4 @@ pub use open::Close;
 pub use stats::VolumeStats;
 pub use units::{BLOCK_BYTES, ObjectSeq};
 pub use uuid::Uuid;
-pub use volume::Volume;
+pub use volume::{SIZE_MAX, Volume};

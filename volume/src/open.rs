@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
 
 use crate::batch::{Position, Sequencer, WINDOW};
 use crate::cache::ReadCache;
@@ -40,6 +41,21 @@ pub(crate) struct Surroundings {
     pub(crate) store_id: StoreId,
 }
 
+impl Surroundings {
+    /// What it takes to find or make a volume's log.
+    pub(crate) fn log_params(&self, name: &str, volume: Uuid, config: &VolumeConfig) -> LogParams {
+        LogParams {
+            platform: Arc::clone(&self.platform),
+            dir: self.log_dir.clone(),
+            name: name.to_owned(),
+            volume,
+            store_id: self.store_id,
+            ring_bytes: config.log_bytes,
+            window_bytes: config.buffer_bytes,
+        }
+    }
+}
+
 /// How a volume is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
@@ -65,15 +81,7 @@ impl Opening<'_> {
     }
 
     pub(crate) fn log_params(&self) -> LogParams {
-        LogParams {
-            platform: Arc::clone(&self.around.platform),
-            dir: self.around.log_dir.clone(),
-            name: self.name(),
-            volume: self.stream.volume(),
-            store_id: self.around.store_id,
-            ring_bytes: self.config.log_bytes,
-            window_bytes: self.config.buffer_bytes,
-        }
+        self.around.log_params(&self.name(), self.stream.volume(), &self.config)
     }
 
     pub(crate) fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {

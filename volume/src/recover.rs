@@ -18,7 +18,7 @@ use crate::format::{
 use crate::log::{LogOnDisk, ScanEnd};
 use crate::map::{CommitExtent, LeafStore, Maps};
 use crate::stream::{Created, Stream};
-use crate::units::{Epoch, LogSeq, ObjectSeq};
+use crate::units::{Epoch, Extent, LogSeq, ObjectSeq};
 
 /// How many later objects are looked at to tell a gap from the end.
 const WITNESSES: usize = 64;
@@ -83,6 +83,10 @@ impl StreamState {
             let detail = "it covers another number than the superblock says";
             return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
         }
+        if header.stamp.size_sectors > Extent::LBA_LIMIT {
+            let detail = "it gives an impossible size";
+            return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
+        }
         state.root = Root::of(&header);
         state.maps = Maps::from_clean(header.stamp.size_sectors, state.root.load(stream, leaves)?);
         state.next = header.covers.next();
@@ -97,6 +101,10 @@ impl StreamState {
     /// Takes in the next object.
     pub(crate) fn apply(&mut self, stream: &Stream, header: &ObjectHeader) -> Result<()> {
         let stamp = *header.stamp();
+        if stamp.size_sectors > Extent::LBA_LIMIT || stamp.seq != self.next {
+            let detail = "its size or number is impossible";
+            return Err(Error::damaged(stream.describe(stamp.seq), detail));
+        }
         self.next = stamp.seq.next();
         self.rolled += 1;
         if stamp.epoch < self.epoch {

@@ -52,7 +52,7 @@ impl SuperblockCell {
         for _ in 0..ATTEMPTS {
             let (mut next, version) = self.seen.lock().clone();
             change(&mut next)?;
-            next.generation += 1;
+            next.generation = next.generation.wrapping_add(1);
             let bytes = next.encode().map_err(|e| e.of(describe(&*self.store, self.volume)))?;
             match self.store.replace(&key, &bytes, &version) {
                 Ok(version) => {

@@ -27,8 +27,8 @@ use crate::units::{BLOCK_BYTES, Extent, Lba, LogSeq, SECTOR_BYTES};
 /// How long a blocking call waits before it looks whether the volume failed.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Largest volume in bytes.
-pub(crate) const SIZE_MAX: u64 = 1 << 63;
+/// Largest volume in bytes: what a file offset can say, in whole blocks.
+pub const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
 
 /// See the module.
 #[derive(Debug)]
@@ -411,7 +411,7 @@ pub(crate) fn check_size(bytes: u64) -> Result<()> {
     let reason = if !bytes.is_multiple_of(BLOCK_BYTES) {
         "it must be a multiple of 4096"
     } else if bytes > SIZE_MAX {
-        "it must not exceed 2^63 bytes"
+        "it must be below 2^63 bytes"
     } else {
         return Ok(());
     };

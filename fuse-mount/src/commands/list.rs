@@ -1,6 +1,6 @@
 //! `list`: the volumes of the store.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::perform;
 use crate::config::Settings;
@@ -13,6 +13,7 @@ const COLUMNS: &Columns = &[
     ("STATE", "/live/state"),
     ("NOT IN STORE", "/live/dirty_bytes"),
     ("LAST HOST", "/last_host"),
+    ("DAMAGE", "/damaged"),
 ];
 
 pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
@@ -21,5 +22,10 @@ pub(super) fn run(settings: &Settings, output: Output) -> Result<()> {
         None | Some([]) => line("no volumes; make one with `lsvd-fuse create NAME --size 10G`"),
         Some(rows) => table(rows, COLUMNS),
     })?;
-    Ok(())
+    let rows = volumes.as_array().map(Vec::as_slice).unwrap_or_default();
+    let damaged = rows.iter().filter_map(|row| row.pointer("/damaged")?.as_str());
+    match damaged.reduce(|first, _| first) {
+        Some(first) => bail!("{first}"),
+        None => Ok(()),
+    }
 }

@@ -96,7 +96,10 @@ impl Drop for Socket {
 }
 
 fn accept(stream: UnixStream, service: &Arc<Service>, connections: &Arc<AtomicUsize>) {
-    if !is_allowed(&stream) || connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+    if !is_allowed(&stream) {
+        return;
+    }
+    if connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
         connections.fetch_sub(1, Ordering::AcqRel);
         return;
     }

@@ -57,18 +57,26 @@ fn table(error: &Error) -> Errno {
         Error::Local { source, .. } => source.raw_os_error().map_or(Errno::EIO, of_local),
         Error::CacheDir { .. } => Errno::EIO,
         Error::Closing(_) => Errno::ESHUTDOWN,
-        // The engine may learn to fail in new ways before this table learns of them.
-        _ => Errno::EIO,
     }
 }
 
 fn of_store(error: &StoreError) -> Errno {
     match error {
-        StoreError::Refused { source, .. } => source
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::raw_os_error)
-            .map_or(Errno::EIO, of_local),
-        _ => Errno::EIO,
+        StoreError::Refused { .. } | StoreError::Unavailable { .. } => {
+            let mut cause = std::error::Error::source(error);
+            while let Some(inner) = cause {
+                if let Some(io) = inner.downcast_ref::<std::io::Error>() {
+                    return io.raw_os_error().map_or(Errno::EIO, of_local);
+                }
+                cause = inner.source();
+            }
+            Errno::EIO
+        }
+        StoreError::NotFound { .. }
+        | StoreError::AlreadyExists { .. }
+        | StoreError::Precondition { .. }
+        | StoreError::OutOfRange { .. }
+        | StoreError::BadUrl { .. } => Errno::EIO,
     }
 }
 

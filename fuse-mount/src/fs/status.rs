@@ -62,7 +62,8 @@ pub(crate) fn document(facts: &DaemonFacts, volumes: &Volumes) -> Vec<u8> {
             })
         })
         .collect();
-    let document = json!({ "daemon": daemon(facts), "dirty_bytes": dirty, "volumes": listed });
+    let cache = volumes.engine().cache_stats();
+    let document = json!({ "daemon": daemon(facts), "dirty_bytes": dirty, "read_cache": cache, "volumes": listed });
     let mut text = format!("{document:#}").into_bytes();
     text.push(b'\n');
     text

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lsvd_volume::{
-    BLOCK_BYTES, Close, Engine, Error, FileAttrs, Result, Volume, VolumeInfo, VolumeName,
+    BLOCK_BYTES, Close, Engine, Error, FileAttrs, Result, SIZE_MAX, Volume, VolumeInfo, VolumeName,
 };
 use parking_lot::Mutex;
 
@@ -20,9 +20,6 @@ const GROW_AHEAD: (u64, u64) = (16 << 20, 1 << 30);
 
 /// How long the end of a mount waits for an operation on a volume to finish.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Largest size of a volume.
-const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
 
 /// The volumes.
 pub(crate) struct Volumes {
@@ -367,7 +364,13 @@ impl Volumes {
 
     /// What is to be told of all volumes.
     pub(crate) fn infos(&self) -> Result<Vec<VolumeInfo>> {
-        Ok(self.engine.list()?.into_iter().map(|info| self.with_size_in_log(info)).collect())
+        Ok(self
+            .engine
+            .list()?
+            .into_iter()
+            .filter(|info| info.damaged.is_none())
+            .map(|info| self.with_size_in_log(info))
+            .collect())
     }
 
     /// After a crash the newest size may be in the local log alone. Looking for it reads the

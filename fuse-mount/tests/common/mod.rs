@@ -15,11 +15,18 @@
 #![allow(unreachable_pub, reason = "the harness is a module of several test binaries")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod disk;
+pub mod history;
+pub mod rng;
+pub mod tree;
+
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -54,6 +61,11 @@ pub fn missing_for_mount() -> Option<&'static str> {
     None
 }
 
+/// How many times as long the randomised campaigns are to be: `LSVD_TEST_SCALE`, or 1.
+pub fn scale() -> u64 {
+    std::env::var("LSVD_TEST_SCALE").ok().and_then(|n| n.parse().ok()).unwrap_or(1).max(1)
+}
+
 /// Whether a program can be run.
 pub fn has_tool(tool: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -76,9 +88,14 @@ macro_rules! need_mount {
     };
 }
 
+/// Memory files of logs, in /dev/shm or the cache directory, of daemons that were killed.
+type Buffers = Arc<Mutex<BTreeSet<PathBuf>>>;
+
 /// Directories of one test: a store, a cache, mountpoints.
 pub struct Lab {
     dir: tempfile::TempDir,
+    store: PathBuf,
+    buffers: Buffers,
 }
 
 impl Lab {
@@ -86,7 +103,15 @@ impl Lab {
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("lsvd-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
-        Self { dir }
+        let store = dir.path().join("store");
+        Self { dir, store, buffers: Buffers::default() }
+    }
+
+    /// Fresh directories, with the store on a file system of its own.
+    pub fn with_store_on(disk: &disk::StoreDisk) -> Self {
+        let mut lab = Self::new();
+        lab.store = disk.path().join("store");
+        lab
     }
 
     pub fn path(&self) -> &Path {
@@ -94,7 +119,7 @@ impl Lab {
     }
 
     pub fn store_dir(&self) -> PathBuf {
-        self.path().join("store")
+        self.store.clone()
     }
 
     pub fn store_url(&self) -> String {
@@ -155,22 +180,56 @@ impl Lab {
 
     /// As [`Lab::mount`], elsewhere.
     pub fn mount_at(&self, mountpoint: &Path, flags: &[&str]) -> Mount {
+        match self.launch(mountpoint, flags, &[]) {
+            Ok(mount) => mount,
+            Err(status) => panic!("the daemon ended with {status}: {}", self.daemon_log()),
+        }
+    }
+
+    /// As [`Lab::mount_at`], with variables of the environment; the daemon may end instead.
+    pub fn launch(
+        &self,
+        mountpoint: &Path,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Mount, ExitStatus> {
         let log =
             File::options().create(true).append(true).open(self.path().join("daemon.log")).unwrap();
         let mut command = self.command();
         command.args(["mount", "--foreground"]).arg(mountpoint).args(flags);
+        command.envs(variables.iter().copied());
         let mut child = command.stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        wait_for("the mount to answer", || {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}: {}", self.daemon_log());
-            }
-            is_mounted(mountpoint).then_some(())
+        let outcome = wait_for("the mount to answer", || match child.try_wait().unwrap() {
+            Some(status) => Some(Err(status)),
+            None => is_mounted(mountpoint).then_some(Ok(())),
         });
-        Mount {
+        if let Err(status) = outcome {
+            detach(mountpoint);
+            return Err(status);
+        }
+        Ok(Mount {
             mountpoint: mountpoint.to_owned(),
             pid: child.id(),
             child: Some(child),
             ended: false,
+            buffers: self.buffers.clone(),
+        })
+    }
+
+    /// Takes the SSD away: the cache directory, and the memory that belongs to its logs.
+    pub fn lose_cache(&self) {
+        self.lose_memory();
+        match fs::remove_dir_all(self.cache_dir()) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            removed => removed.unwrap(),
+        }
+    }
+
+    /// Takes away what a power failure would: the memory of logs whose daemons were killed.
+    pub fn lose_memory(&self) {
+        for buffer in std::mem::take(&mut *self.buffers.lock().unwrap()) {
+            // A later daemon that ended in order has removed its own.
+            let _ = fs::remove_file(buffer);
         }
     }
 
@@ -180,9 +239,16 @@ impl Lab {
         let ran = Ran(self.command().arg("mount").arg(&mountpoint).args(flags).output().unwrap());
         ran.success();
         assert!(is_mounted(&mountpoint), "mount returned before the mount was there");
-        let mut mount = Mount { mountpoint, pid: 0, child: None, ended: false };
+        let buffers = self.buffers.clone();
+        let mut mount = Mount { mountpoint, pid: 0, child: None, ended: false, buffers };
         mount.pid = mount.status()["daemon"]["pid"].as_u64().unwrap() as u32;
         mount
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.lose_memory();
     }
 }
 
@@ -223,6 +289,7 @@ pub struct Mount {
     pid: u32,
     child: Option<Child>,
     ended: bool,
+    buffers: Buffers,
 }
 
 impl Mount {
@@ -243,6 +310,33 @@ impl Mount {
     pub fn status(&self) -> Value {
         let text = fs::read_to_string(self.mountpoint.join(".lsvd/status.json")).unwrap();
         serde_json::from_str(&text).unwrap()
+    }
+
+    /// A figure in KiB of the daemon's `/proc` status: `VmRSS`, `VmHWM`, …
+    pub fn memory_kib(&self, figure: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Whether the daemon runs; one that is gone but not reaped does not.
+    pub fn is_running(&self) -> bool {
+        is_alive(self.pid)
+    }
+
+    /// Remembers the memory files of the daemon's logs, which outlive it.
+    fn note_buffers(&self) {
+        let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
+        let paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
+        let of_logs =
+            paths.filter(|path| path.starts_with("/dev/shm/lsvd-") || path.ends_with(".buffer"));
+        self.buffers.lock().unwrap().extend(of_logs.map(PathBuf::from));
+    }
+
+    /// `kill -9`, and nothing else: see [`Mount::kill`] for the rest.
+    pub fn kill_only(&self) {
+        self.note_buffers();
+        self.signal(libc::SIGKILL);
     }
 
     /// Sends a signal to the daemon.
@@ -281,6 +375,7 @@ impl Mount {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        self.note_buffers();
         abort_connection(&self.mountpoint);
         // SAFETY: as in `signal`; a daemon that is gone already makes this fail, no more.
         unsafe { libc::kill(self.pid as i32, libc::SIGKILL) };
@@ -352,6 +447,17 @@ impl Loop {
     /// Attaches a free device to `file`.
     pub fn attach(file: &Path, flags: &[&str]) -> Self {
         Self(tool("losetup", &[&["-f", "--show"], flags, &[file.to_str().unwrap()]].concat()))
+    }
+
+    /// Detaches, and waits until the device has let the file go.
+    pub fn detach(self) {
+        let backing =
+            format!("/sys/block/{}/loop/backing_file", self.0.trim_start_matches("/dev/"));
+        let file = fs::read_to_string(&backing).unwrap_or_default();
+        drop(self);
+        wait_for("the loop device to let go", || {
+            fs::read_to_string(&backing).map_or(true, |now| now != file).then_some(())
+        });
     }
 
     /// `/dev/loopN`.

@@ -44,7 +44,7 @@ impl HeaderPair {
     pub(super) fn write(&mut self, change: impl FnOnce(&mut LogHeader)) -> std::io::Result<()> {
         let mut next = self.current.clone();
         change(&mut next);
-        next.generation += 1;
+        next.generation = next.generation.saturating_add(1);
         let mut block = AlignedBlock([0; 4096]);
         block.0.copy_from_slice(&next.encode());
         self.file.write_at(offset_of(self.slot.other()), &block.0, false)?;

@@ -26,6 +26,9 @@ const WINDOW_BYTES_MIN: u64 = 8 << 20;
 const _: () =
     assert!(WINDOW_BYTES_MIN / 2 > 2 * (HEAD_AND_TABLE_BYTES_MAX as u64 + PAYLOAD_MAX as u64));
 
+/// Largest ring; far beyond any SSD.
+const RING_BYTES_MAX: u64 = 1 << 50;
+
 /// Sizes of a log's ring and window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -37,8 +40,8 @@ impl Layout {
     /// A layout for roughly the sizes that were asked for: the window a power of two, the
     /// ring a multiple of it and at least twice as large.
     pub(crate) fn fitting(ring_bytes: u64, window_bytes: u64) -> Self {
-        let window = window_bytes.max(WINDOW_BYTES_MIN).next_power_of_two();
-        let ring = ring_bytes.max(4 * WINDOW_BYTES_MIN);
+        let window = window_bytes.clamp(WINDOW_BYTES_MIN, RING_BYTES_MAX / 4).next_power_of_two();
+        let ring = ring_bytes.clamp(4 * WINDOW_BYTES_MIN, RING_BYTES_MAX);
         let mut window_bytes = window;
         while window_bytes > WINDOW_BYTES_MIN && window_bytes > ring / 4 {
             window_bytes /= 2;
@@ -50,7 +53,8 @@ impl Layout {
     pub(crate) fn recorded(ring_bytes: u64, window_bytes: u64) -> Option<Self> {
         let sound = window_bytes.is_power_of_two()
             && window_bytes >= WINDOW_BYTES_MIN
-            && ring_bytes >= 2 * window_bytes
+            && ring_bytes <= RING_BYTES_MAX
+            && window_bytes <= ring_bytes / 2
             && ring_bytes.is_multiple_of(window_bytes);
         sound.then_some(Self { ring_bytes, window_bytes })
     }

@@ -153,10 +153,8 @@ impl Memory {
 
     fn safe_cell(&self) -> &AtomicU64 {
         const { assert!(SAFE_OFFSET + 8 <= IDENTITY_BYTES && SAFE_OFFSET.is_multiple_of(8)) };
-        // SAFETY: these bytes are accessed only as this atomic.
-        let cell = unsafe { self.buffer.bytes_mut(SAFE_OFFSET, 8) };
-        // SAFETY: inside the identity page, aligned, and alive as long as `self`.
-        unsafe { AtomicU64::from_ptr(cell.as_mut_ptr().cast()) }
+        // SAFETY: only here; the identity itself takes the first 64 bytes of the page.
+        unsafe { self.buffer.atomic(SAFE_OFFSET) }
     }
 }
 

@@ -237,7 +237,7 @@ impl LogOnDisk {
         // With nothing left to upload the tail is where the new records begin.
         let tail = if start.tail.pos < start.end.pos { start.tail } else { begin };
         let host = ShortText::truncated(&self.params.platform.host_name());
-        let incarnation = Incarnation::new(self.header().incarnation.get() + 1);
+        let incarnation = self.header().incarnation.next();
         self.headers
             .write_both(|header| {
                 header.incarnation = incarnation;

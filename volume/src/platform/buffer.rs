@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// A fixed region of memory, shared by threads that agree among themselves who owns which
 /// bytes of it. The region is aligned to 4 KiB and lives as long as its owner.
@@ -68,6 +69,22 @@ impl LogBuffer {
         let start = unsafe { self.base.add(offset) };
         // SAFETY: in bounds by the check; the caller owns the range.
         unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), len) }
+    }
+
+    /// The eight bytes at `offset`, for atomic access only.
+    ///
+    /// # Safety
+    /// They are never reached through [`Self::bytes`] or [`Self::bytes_mut`].
+    ///
+    /// # Panics
+    /// If they lie outside the region or are not aligned.
+    pub(crate) unsafe fn atomic(&self, offset: usize) -> &AtomicU64 {
+        self.check(offset, 8);
+        assert!(offset.is_multiple_of(8), "an aligned atomic");
+        // SAFETY: in bounds by the check.
+        let cell = unsafe { self.base.add(offset) };
+        // SAFETY: aligned, alive as long as `self`, and only ever this atomic.
+        unsafe { AtomicU64::from_ptr(cell.as_ptr().cast()) }
     }
 
     fn check(&self, offset: usize, len: usize) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use memmap2::MmapRaw;
+use memmap2::{MmapMut, MmapRaw};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate};
 
@@ -74,6 +74,15 @@ fn map_file(path: &Path, bytes: usize) -> io::Result<LogBuffer> {
     file.set_len(bytes as u64)?;
     fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
     map_open_file(&file, bytes)
+}
+
+/// Memory of this process alone, filled with `content`.
+fn own_mapping(mut map: MmapMut, content: &[u8]) -> io::Result<LogBuffer> {
+    map.copy_from_slice(content);
+    let base = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the mapping is page-aligned, as long as `content` and lives as long as `map`,
+    // which nobody reaches any more but through the buffer.
+    Ok(unsafe { LogBuffer::new(base, content.len(), Arc::new(map)) })
 }
 
 fn map_open_file(file: &File, bytes: usize) -> io::Result<LogBuffer> {
@@ -178,9 +187,11 @@ impl Platform for Host {
 
     fn peek_buffer(&self, dir: &Path, id: u128, bytes: usize) -> io::Result<Option<LogBuffer>> {
         for path in self.buffer_paths(dir, id) {
-            let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else { continue };
-            if file.metadata()?.len() == bytes as u64 {
-                return map_open_file(&file, bytes).map(Some);
+            // A copy of our own: the writer of the log may be at work.
+            let Ok(content) = fs::read(&path) else { continue };
+            if content.len() == bytes {
+                let copy = MmapMut::map_anon(bytes)?;
+                return own_mapping(copy, &content).map(Some);
             }
         }
         Ok(None)

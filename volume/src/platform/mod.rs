@@ -5,6 +5,9 @@
 //! whole engine: an SSD that loses, tears and reorders what was not synced, a crash at any
 //! named step. The store has its own seam, [`lsvd_store::ObjectStore`].
 //!
+//! Outside the seam are what no promise rests on (the read cache's file, sled, the pauses
+//! between attempts at the store) and the waiting on condition variables.
+//!
 //! The cost in production is one virtual call per I/O, none per byte.
 
 mod buffer;
@@ -59,7 +62,7 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// the log `id`; new memory is zero.
     fn open_buffer(&self, dir: &Path, id: u128, bytes: usize) -> io::Result<LogBuffer>;
 
-    /// The same memory for a look only; `None` if there is none of that size.
+    /// A copy of that memory, for a look only; `None` if there is none of that size.
     fn peek_buffer(&self, dir: &Path, id: u128, bytes: usize) -> io::Result<Option<LogBuffer>>;
 
     /// Gives the memory back.

@@ -1,0 +1,386 @@
+//! Stamped sectors under `kill -9`: the campaign.
+//!
+//! ```text
+//!   round:  threads write, trim and fsync ── kill -9 at a random moment
+//!             ├─ half       remount                                      everything is there
+//!             ├─ a quarter  killed again at a step of the recovery, remount  everything
+//!             └─ a quarter  the cache directory deleted, remount         a prefix is there
+//!           verify every sector, go on with the same volume
+//! ```
+//! One seed decides all operations, kills and failpoints; only the interleaving of the threads is
+//! the machine's. `LSVD_TEST_SCALE=5` makes it 200 rounds, `LSVD_TEST_SEED=n` repeats one.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::JoinHandle;
+
+use common::history::{History, Kind, Op, Promise, SECTOR, Tick, stamp};
+use common::rng::Rng;
+use common::{Lab, Mount, make_volume, scale, wait_for};
+
+/// Rounds at `LSVD_TEST_SCALE=1`, chosen to stay well below a minute and a half.
+const ROUNDS: u64 = 40;
+const THREADS: u64 = 4;
+const SECTORS: u64 = (24 << 20) / SECTOR as u64;
+/// Half of the requests go here, so that they meet.
+const HOT_SECTORS: u64 = 4096;
+/// Requests acknowledged before a kill, at most.
+const ACKED_MAX: u64 = 3000;
+
+/// Small figures, so that rings wrap, buffers rotate and checkpoints come often.
+const FLAGS: &[&str] = &[
+    "--log-size=16M",
+    "--memory=4M",
+    "--cache-size=16M",
+    "--batch-size=512K",
+    "--batch-age=100ms",
+    "--checkpoint-objects=8",
+];
+
+/// Durability steps on the way from the start to the first uploads after a recovery.
+const FAILPOINTS: &[&str] = &[
+    "log.pending",
+    "log.pending_synced",
+    "open.fence",
+    "open.fenced",
+    "open.fill",
+    "log.recover",
+    "log.recovered",
+    "log.started",
+    "log.written",
+    "log.synced",
+    "log.header_synced",
+    "batch.sealed",
+    "batch.put",
+    "batch.created",
+    "batch.commit",
+    "checkpoint.begin",
+    "checkpoint.put",
+    "checkpoint.created",
+    "checkpoint.publish",
+    "checkpoint.published",
+];
+
+#[test]
+fn nothing_acknowledged_is_lost() {
+    need_mount!();
+    let rounds = ROUNDS * scale();
+    let mut campaign = Campaign::new(Rng::seed_of_the_day());
+    println!("crash oracle: {rounds} rounds (200 with LSVD_TEST_SCALE=5), seed {}", campaign.seed);
+    for round in 0..rounds {
+        campaign.round(round);
+    }
+    println!("{} requests acknowledged; killed at: {:?}", campaign.acked, campaign.killed_at);
+    let in_recovery = campaign.killed_at.keys().any(|at| at.contains('.'));
+    assert!(rounds < 20 || in_recovery, "no failpoint was ever reached");
+}
+
+/// What the rounds share.
+struct Campaign {
+    seed: u64,
+    // Before the lab, so that it is gone before its directories are.
+    mount: Option<Mount>,
+    lab: Lab,
+    clock: Arc<AtomicU64>,
+    history: History,
+    /// Acknowledged before this: in the store for sure.
+    drained: Tick,
+    acked: u64,
+    killed_at: BTreeMap<String, u64>,
+}
+
+impl Drop for Campaign {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("LSVD_TEST_SEED={} repeats this campaign", self.seed);
+            eprintln!("the daemons said:\n{}", self.lab.daemon_log());
+        }
+    }
+}
+
+impl Campaign {
+    fn new(seed: u64) -> Self {
+        let lab = Lab::new();
+        let mount = lab.mount(FLAGS);
+        make_volume(&mount, "v.img", SECTORS * SECTOR as u64);
+        Self {
+            seed,
+            lab,
+            mount: Some(mount),
+            clock: Arc::new(AtomicU64::new(1)),
+            history: History::new(SECTORS),
+            drained: 0,
+            acked: 0,
+            killed_at: BTreeMap::new(),
+        }
+    }
+
+    fn tick(&self) -> Tick {
+        self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn round(&mut self, round: u64) {
+        let mut rng = Rng::new(self.seed ^ round.wrapping_mul(0x9e37_79b9));
+        self.work(&mut rng);
+        let mut promise = Promise::Everything;
+        match rng.below(4) {
+            0 => {
+                self.lab.lose_cache();
+                promise = Promise::Prefix { drained: self.drained };
+                self.count("work, cache lost");
+            }
+            1 => self.die_in_recovery(&mut rng),
+            _ => self.count("work"),
+        }
+        let mount = self.lab.mount(FLAGS);
+        let file = mount.file("v.img");
+        let seen_by_reader = (rng.below(2) == 0).then(|| read_disk(&file, false));
+        let disk = read_disk(&file, true);
+        if let Some(before) = seen_by_reader {
+            assert!(before == disk, "round {round}: a reader saw another disk than recovery made");
+        }
+        let now = self.tick();
+        if let Err(wrong) = self.history.check(&disk, promise, now) {
+            panic!("seed {}, round {round}, {promise:?}: {wrong}", self.seed);
+        }
+        self.mount = Some(mount);
+    }
+
+    fn count(&mut self, at: &str) {
+        *self.killed_at.entry(at.to_owned()).or_default() += 1;
+    }
+
+    /// Lets the threads work, and kills the daemon under them.
+    fn work(&mut self, rng: &mut Rng) {
+        let mount = self.mount.take().unwrap();
+        let acked = Arc::new(AtomicU64::new(0));
+        let ready = Arc::new(Barrier::new(THREADS as usize + 1));
+        let threads: Vec<JoinHandle<Vec<Op>>> = (0..THREADS)
+            .map(|n| {
+                let worker = Worker {
+                    rng: Rng::new(rng.any()),
+                    file: open(&mount.file("v.img"), n % 2 == 0),
+                    clock: self.clock.clone(),
+                    acked: acked.clone(),
+                    ready: ready.clone(),
+                };
+                std::thread::spawn(move || worker.run())
+            })
+            .collect();
+        ready.wait();
+        let (kill_at, drain_at) = (rng.below(ACKED_MAX), rng.below(2 * ACKED_MAX));
+        if drain_at < kill_at {
+            wait_for("requests", || (acked.load(Ordering::SeqCst) >= drain_at).then_some(()));
+            let before = self.tick();
+            self.lab.ok(&["flush", "v.img", "--wait"]);
+            self.drained = before;
+        }
+        wait_for("requests", || (acked.load(Ordering::SeqCst) >= kill_at).then_some(()));
+        mount.kill_only();
+        let ops: Vec<Op> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
+        mount.kill();
+        self.acked += ops.iter().filter(|op| op.acked.is_some()).count() as u64;
+        self.history.extend(ops);
+    }
+
+    /// Starts a daemon that dies at a step of the recovery, or is killed soon after.
+    fn die_in_recovery(&mut self, rng: &mut Rng) {
+        let name = FAILPOINTS[rng.below(FAILPOINTS.len() as u64) as usize];
+        let failpoint = format!("{name}:{}", 1 + rng.below(2));
+        let mountpoint = self.lab.mountpoint();
+        let variables = [("LSVD_FAILPOINT", failpoint.as_str())];
+        let Ok(mount) = self.lab.launch(&mountpoint, FLAGS, &variables) else {
+            return self.count(name);
+        };
+        // Recovery runs at the first opening for writing, uploads come after it.
+        let recovered = OpenOptions::new().write(true).open(mount.file("v.img"));
+        let synced = recovered.is_ok_and(|file| file.sync_all().is_ok());
+        if synced {
+            // Whether this works or the daemon dies over it, is the failpoint's business.
+            self.lab.run(&["flush", "v.img", "--wait"]);
+        }
+        let died = !mount.is_running();
+        mount.kill();
+        self.count(if died { name } else { "soon after recovery" });
+    }
+}
+
+fn open(path: &Path, direct: bool) -> File {
+    let flags = if direct { libc::O_DIRECT } else { 0 };
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
+}
+
+fn read_disk(path: &Path, write: bool) -> Vec<u8> {
+    let file = OpenOptions::new().read(true).write(write).open(path).unwrap();
+    let mut disk = vec![0; SECTORS as usize * SECTOR];
+    file.read_exact_at(&mut disk, 0).unwrap();
+    disk
+}
+
+/// A thread that uses the disk until it is gone.
+struct Worker {
+    rng: Rng,
+    file: File,
+    clock: Arc<AtomicU64>,
+    acked: Arc<AtomicU64>,
+    ready: Arc<Barrier>,
+}
+
+impl Worker {
+    fn run(mut self) -> Vec<Op> {
+        self.ready.wait();
+        let mut ops = Vec::new();
+        loop {
+            if self.rng.below(12) == 0 {
+                if self.file.sync_data().is_err() {
+                    return ops;
+                }
+                continue;
+            }
+            let mut op = self.next_op();
+            if self.carry_out(&op).is_ok() {
+                op.acked = Some(self.clock.fetch_add(1, Ordering::SeqCst));
+                ops.push(op);
+                self.acked.fetch_add(1, Ordering::SeqCst);
+            } else {
+                ops.push(op);
+                return ops;
+            }
+        }
+    }
+
+    fn next_op(&mut self) -> Op {
+        let kind = if self.rng.below(6) == 0 { Kind::Trim } else { Kind::Write };
+        let sectors = match (kind, self.rng.below(10)) {
+            (Kind::Trim, 0) => 1 + self.rng.below(SECTORS / 4),
+            (Kind::Write, 0) => 8 * (1 + self.rng.below(64)),
+            (_, 1..=3) => 1 + self.rng.below(20),
+            _ => 8,
+        };
+        let region = if self.rng.below(2) == 0 { HOT_SECTORS } else { SECTORS };
+        let start = self.rng.below(region);
+        let start = if sectors % 8 == 0 { start / 8 * 8 } else { start };
+        let start = start.min(SECTORS - sectors);
+        let issued = self.clock.fetch_add(1, Ordering::SeqCst);
+        Op { kind, start, sectors, issued, acked: None }
+    }
+
+    fn carry_out(&self, op: &Op) -> std::io::Result<()> {
+        let offset = op.start * SECTOR as u64;
+        match op.kind {
+            Kind::Write => {
+                let sectors = op.start..op.start + op.sectors;
+                let data: Vec<u8> = sectors.flat_map(|lba| stamp(lba, op.issued)).collect();
+                self.file.write_all_at(&data, offset)
+            }
+            Kind::Trim => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                let bytes = (op.sectors * SECTOR as u64) as i64;
+                let fd = self.file.as_raw_fd();
+                // SAFETY: the descriptor is open over the call.
+                match unsafe { libc::fallocate(fd, mode, offset as i64, bytes) } {
+                    0 => Ok(()),
+                    _ => Err(std::io::Error::last_os_error()),
+                }
+            }
+        }
+    }
+}
+
+/// The judge is tried, too: it must let right disks pass and no wrong one.
+mod judge {
+    use super::*;
+
+    fn op(kind: Kind, start: u64, sectors: u64, issued: Tick, acked: Option<Tick>) -> Op {
+        Op { kind, start, sectors, issued, acked }
+    }
+
+    /// A disk of which each sector shows the number given.
+    fn disk(numbers: &[Tick]) -> Vec<u8> {
+        let sector = |(lba, number): (usize, &Tick)| match number {
+            0 => [0; SECTOR],
+            _ => stamp(lba as u64, *number),
+        };
+        numbers.iter().enumerate().flat_map(sector).collect()
+    }
+
+    fn check(ops: &[Op], promise: Promise, numbers: &[Tick]) -> Result<(), String> {
+        let mut history = History::new(numbers.len() as u64);
+        history.extend(ops.iter().cloned());
+        history.check(&disk(numbers), promise, 1000)
+    }
+
+    const PREFIX: Promise = Promise::Prefix { drained: 0 };
+
+    #[test]
+    fn acknowledged_writes_must_be_there() {
+        let ops = [op(Kind::Write, 0, 2, 1, Some(2)), op(Kind::Write, 1, 2, 3, Some(4))];
+        check(&ops, Promise::Everything, &[1, 3, 3]).unwrap();
+        check(&ops, Promise::Everything, &[1, 1, 3]).unwrap_err();
+        check(&ops, Promise::Everything, &[1, 3, 0]).unwrap_err();
+        check(&ops, Promise::Everything, &[3, 3, 3]).unwrap_err();
+    }
+
+    #[test]
+    fn what_overlaps_in_time_may_come_in_either_order() {
+        let ops = [op(Kind::Write, 0, 1, 1, Some(4)), op(Kind::Write, 0, 1, 2, Some(3))];
+        check(&ops, Promise::Everything, &[1]).unwrap();
+        check(&ops, Promise::Everything, &[2]).unwrap();
+        check(&ops, Promise::Everything, &[0]).unwrap_err();
+    }
+
+    #[test]
+    fn unacknowledged_writes_are_whole_or_absent() {
+        let ops = [op(Kind::Write, 0, 2, 1, Some(2)), op(Kind::Write, 0, 2, 3, None)];
+        check(&ops, Promise::Everything, &[1, 1]).unwrap();
+        check(&ops, Promise::Everything, &[3, 3]).unwrap();
+        check(&ops, Promise::Everything, &[1, 3]).unwrap_err();
+    }
+
+    #[test]
+    fn trims_count() {
+        let ops = [op(Kind::Write, 0, 1, 1, Some(2)), op(Kind::Trim, 0, 1, 3, Some(4))];
+        check(&ops, Promise::Everything, &[0]).unwrap();
+        check(&ops, Promise::Everything, &[1]).unwrap_err();
+        check(&ops, PREFIX, &[1]).unwrap();
+    }
+
+    #[test]
+    fn a_prefix_has_no_holes() {
+        let ops = [op(Kind::Write, 0, 1, 1, Some(2)), op(Kind::Write, 1, 1, 3, Some(4))];
+        check(&ops, PREFIX, &[0, 0]).unwrap();
+        check(&ops, PREFIX, &[1, 0]).unwrap();
+        check(&ops, PREFIX, &[1, 3]).unwrap();
+        check(&ops, PREFIX, &[0, 3]).unwrap_err();
+        check(&ops, Promise::Prefix { drained: 3 }, &[0, 0]).unwrap_err();
+    }
+
+    #[test]
+    fn the_dead_do_not_rise() {
+        let mut history = History::new(1);
+        history.extend([op(Kind::Write, 0, 1, 1, Some(2)), op(Kind::Write, 0, 1, 3, None)]);
+        history.check(&disk(&[1]), Promise::Everything, 4).unwrap();
+        history.check(&disk(&[3]), Promise::Everything, 5).unwrap_err();
+    }
+
+    #[test]
+    fn damage_is_seen() {
+        let ops = [op(Kind::Write, 0, 1, 1, Some(2))];
+        let mut history = History::new(1);
+        history.extend(ops);
+        let mut bytes = disk(&[1]);
+        bytes[400] ^= 1;
+        history.check(&bytes, Promise::Everything, 3).unwrap_err();
+        // Right in itself, but in the wrong place.
+        history.check(&stamp(7, 1), Promise::Everything, 3).unwrap_err();
+    }
+}
