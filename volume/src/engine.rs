@@ -1,7 +1,6 @@
 //! One engine per daemon: a store, a cache directory, and the volumes opened on them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,17 +15,18 @@ use crate::catalog::Catalog;
 use crate::config::{EngineConfig, VolumeConfig};
 use crate::error::{Error, Result};
 use crate::format::{FileAttrs, Superblock};
+use crate::info::{LogInfo, VolumeInfo};
 use crate::inspect::{self, Inspect, InspectReport};
 use crate::log::LogOnDisk;
 use crate::map::LeafStore;
 use crate::name::VolumeName;
-use crate::open::{Close, Opening, Surroundings, close, discard};
+use crate::open::{Opening, Surroundings, discard};
 use crate::platform::{Host, Platform};
 use crate::pool::Pool;
 use crate::recover::{Ownership, ownership};
-use crate::stats::VolumeStats;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
+use crate::threads::{Close, close};
 use crate::volume::{Volume, check_size};
 
 /// How long a read, or an opening, waits for a store that does not answer.
@@ -37,41 +37,6 @@ const PATIENCE: RetryPolicy = RetryPolicy {
     backoff_max: Duration::from_secs(5),
     jitter_percent: 50,
 };
-
-/// What is known of a volume without opening it, and more of one that is open.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct VolumeInfo {
-    /// Its name.
-    pub name: String,
-    /// Its identity.
-    pub uuid: Uuid,
-    /// Its size in bytes; of a volume that another host writes, as of its last checkpoint.
-    pub size_bytes: u64,
-    /// Owner, mode and times.
-    pub attrs: FileAttrs,
-    /// Its highest epoch known.
-    pub epoch: u64,
-    /// The host that wrote to it last.
-    pub last_host: String,
-    /// Present while it is open here.
-    pub live: Option<VolumeStats>,
-    /// This host's log of it, if there is one.
-    pub log: Option<LogInfo>,
-    /// Why its superblock cannot be read; everything above but the name is empty then.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub damaged: Option<String>,
-}
-
-/// A write log on this host.
-#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
-pub struct LogInfo {
-    /// The file.
-    pub path: PathBuf,
-    /// Its size in bytes.
-    pub bytes: u64,
-    /// Whether it was closed with everything in the store.
-    pub clean: bool,
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -223,7 +188,8 @@ impl Engine {
     /// The store fails.
     pub fn list(&self) -> Result<Vec<VolumeInfo>> {
         let mut infos = Vec::new();
-        let found = self.catalog.list(|name, error| infos.push(unreadable(name, &error)))?;
+        let found =
+            self.catalog.list(|name, error| infos.push(VolumeInfo::unreadable(name, &error)))?;
         infos.extend(found.iter().map(|superblock| self.describe(superblock)));
         infos.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(infos)
@@ -495,21 +461,6 @@ impl Drop for Engine {
         if let Err(error) = self.shutdown(Close::Keep, &mut |_| true) {
             log::error!("{error}");
         }
-    }
-}
-
-/// What is known of a volume that cannot be read.
-fn unreadable(name: &str, error: &Error) -> VolumeInfo {
-    VolumeInfo {
-        name: name.to_owned(),
-        uuid: Uuid::nil(),
-        size_bytes: 0,
-        attrs: FileAttrs { mode: 0, uid: 0, gid: 0, created_ms: 0, modified_ms: 0 },
-        epoch: 0,
-        last_host: String::new(),
-        live: None,
-        log: None,
-        damaged: Some(error.to_string()),
     }
 }
 

@@ -10,7 +10,9 @@
 
 mod builder;
 mod encode;
+mod orders;
 mod sequencer;
 mod uploader;
 
-pub(crate) use sequencer::{Orders, Position, Sequencer, WINDOW};
+pub(crate) use orders::Orders;
+pub(crate) use sequencer::{Position, Sequencer, WINDOW};

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::builder::{Batch, Builder, Offer};
+use super::orders::Orders;
 use super::uploader::{Job, Outcome, Uploaders};
 use crate::checkpoint::{Prepared, Root};
 use crate::core::Core;
@@ -50,96 +51,6 @@ pub(crate) struct Position {
     pub(crate) size_sectors: u64,
     /// Objects committed since the newest checkpoint.
     pub(crate) since_checkpoint: u64,
-}
-
-/// What others ask of the sequencer, and what they can see of it.
-#[derive(Debug, Default)]
-pub(crate) struct Orders {
-    state: Mutex<OrderState>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct OrderState {
-    /// Upload everything up to this record without waiting for batches to fill.
-    drain_to: LogSeq,
-    /// Then write a checkpoint and, at a close, say in it that nothing is in flight.
-    checkpoint: Option<bool>,
-    stop: bool,
-    /// Everything up to this record is committed.
-    committed: LogSeq,
-    committed_object: ObjectSeq,
-    /// Checkpoints asked for, and how many of these requests were answered.
-    asked: u64,
-    answered: u64,
-    /// When the oldest record that is not committed was taken up.
-    oldest: Option<Duration>,
-    ended: bool,
-}
-
-impl Orders {
-    /// Asks for everything up to `seq` to be uploaded.
-    pub(crate) fn drain_to(&self, seq: LogSeq) {
-        let mut state = self.state.lock();
-        state.drain_to = state.drain_to.max(seq);
-    }
-
-    /// Asks for a checkpoint of everything committed; `clean` for the last one.
-    /// Returns what [`Self::wait_checkpoint`] wants.
-    pub(crate) fn checkpoint(&self, clean: bool) -> u64 {
-        let mut state = self.state.lock();
-        state.checkpoint = Some(clean || state.checkpoint == Some(true));
-        state.asked += 1;
-        state.asked
-    }
-
-    /// Asks the thread to end.
-    pub(crate) fn stop(&self) {
-        self.state.lock().stop = true;
-    }
-
-    /// Waits until everything up to `seq` is committed, for at most `time`.
-    pub(crate) fn wait_committed(&self, seq: LogSeq, time: Duration) -> bool {
-        let mut state = self.state.lock();
-        if state.committed < seq && !state.ended {
-            self.changed.wait_for(&mut state, time);
-        }
-        state.committed >= seq
-    }
-
-    /// Waits until a checkpoint asked for is in the superblock, for at most `time`.
-    pub(crate) fn wait_checkpoint(&self, asked: u64, time: Duration) -> bool {
-        let mut state = self.state.lock();
-        if state.answered < asked && !state.ended {
-            self.changed.wait_for(&mut state, time);
-        }
-        state.answered >= asked
-    }
-
-    /// The highest object committed.
-    pub(crate) fn committed_object(&self) -> ObjectSeq {
-        self.state.lock().committed_object
-    }
-
-    /// When the oldest record that is not committed was taken up.
-    pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.state.lock().oldest
-    }
-
-    /// Whether the thread has ended.
-    pub(crate) fn ended(&self) -> bool {
-        self.state.lock().ended
-    }
-
-    /// Notes that the thread has ended.
-    pub(crate) fn end(&self) {
-        self.publish(|o| o.ended = true);
-    }
-
-    fn publish(&self, change: impl FnOnce(&mut OrderState)) {
-        change(&mut self.state.lock());
-        self.changed.notify_all();
-    }
 }
 
 /// An object between its sealing and its commit.
@@ -225,7 +136,7 @@ impl Sequencer {
             self.take_outcomes()?;
             self.commit_ready(uploaders)?;
             let (stop, drain_to, checkpoint) = {
-                let state = self.orders.state.lock();
+                let state = self.orders.state();
                 (state.stop, state.drain_to, state.checkpoint.map(|clean| (clean, state.asked)))
             };
             if stop {
@@ -398,7 +309,7 @@ impl Sequencer {
         self.at.since_checkpoint = 0;
         if let Some((_, number)) = asked {
             self.answers = number;
-            let mut orders = self.orders.state.lock();
+            let mut orders = self.orders.state();
             if orders.asked == number {
                 orders.checkpoint = None;
             }
@@ -446,7 +357,7 @@ impl Sequencer {
     fn note_oldest(&self) {
         let flying = self.in_flight.values().filter(|o| o.cut.is_some()).map(|o| o.begun).next();
         let open = (!self.builder.is_empty()).then_some(self.begun);
-        self.orders.state.lock().oldest = flying.or(open);
+        self.orders.state().oldest = flying.or(open);
     }
 
     /// Waits until there may be something to do.

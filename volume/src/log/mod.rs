@@ -14,7 +14,7 @@
 //!
 //! Files: [`layout`] where a position lies · `head` who may take the next one · `memory`
 //! the window · `data` file and memory together · `header_pair` the file's two headers · `write_log` append and release ·
-//! `flusher` the thread · `tail` reading in order for the sequencer · `fetch` reading a
+//! `flusher` the thread · `tail` reading in order for the sequencer · `tail_signal` waking it · `fetch` reading a
 //! piece for a reader · `scan` what a crash left · `open` making and opening a log.
 
 mod data;
@@ -27,6 +27,7 @@ mod memory;
 mod open;
 mod scan;
 mod tail;
+mod tail_signal;
 mod write_log;
 
 pub(crate) use data::LogData;

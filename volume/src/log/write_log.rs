@@ -11,6 +11,7 @@ use super::data::LogData;
 use super::flusher::FlushState;
 use super::head::{Head, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
+use super::tail_signal::TailSignal;
 use crate::error::{Error, Result};
 use crate::format::{
     ChunkSums, LogHeader, LogPoint, RecordHead, RecordKind, RecordPrefix, record_len,
@@ -81,15 +82,6 @@ pub(super) struct Parts {
     pub(super) poison: Arc<Poison>,
 }
 
-/// Wakes the sequencer when the log has what it waits for.
-#[derive(Debug, Default)]
-struct TailSignal {
-    /// The position at which an append wakes it.
-    at: AtomicU64,
-    woken: Mutex<bool>,
-    wake: Condvar,
-}
-
 impl WriteLog {
     pub(super) fn new(parts: Parts) -> Self {
         let incarnation = parts.headers.current().incarnation;
@@ -140,13 +132,11 @@ impl WriteLog {
         self.fill(slot, entry, payload, &sums)?;
         publish(slot.seq, slot.pos);
         drop(reservation);
-        let end = slot.pos.plus(u64::from(slot.total_len)).get();
-        if end >= self.flush_wake_at.load(Ordering::SeqCst) {
+        let end = slot.pos.plus(u64::from(slot.total_len));
+        if end.get() >= self.flush_wake_at.load(Ordering::SeqCst) {
             self.wake_flusher();
         }
-        if end >= self.tail_signal.at.load(Ordering::SeqCst) {
-            self.wake_tail();
-        }
+        self.tail_signal.reached(end);
         Ok(slot.seq)
     }
 
@@ -399,26 +389,13 @@ impl WriteLog {
 
     /// Tells the sequencer to look again.
     pub(crate) fn wake_tail(&self) {
-        self.tail_signal.at.store(u64::MAX, Ordering::SeqCst);
-        *self.tail_signal.woken.lock() = true;
-        self.tail_signal.wake.notify_one();
+        self.tail_signal.wake();
     }
 
     /// Called by the sequencer: waits until the log reaches `pos`, somebody calls
     /// [`Self::wake_tail`], or the time is over.
     pub(crate) fn wait_as_tail(&self, pos: LogPos, at_most: Option<Duration>) {
-        self.tail_signal.at.store(pos.get(), Ordering::SeqCst);
-        let mut woken = self.tail_signal.woken.lock();
-        if !*woken && self.filled() < pos {
-            match at_most {
-                Some(time) => {
-                    self.tail_signal.wake.wait_for(&mut woken, time);
-                }
-                None => self.tail_signal.wake.wait(&mut woken),
-            }
-        }
-        *woken = false;
-        self.tail_signal.at.store(u64::MAX, Ordering::SeqCst);
+        self.tail_signal.wait(pos, at_most, || self.filled());
     }
 }
 

@@ -1,0 +1,145 @@
+//! The threads of a volume open for writing: their beginning and their end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::batch::{Position, Sequencer};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::log::WriteLog;
+use crate::poison::guard;
+use crate::publish::Publisher;
+use crate::volume::{Volume, Writer};
+
+/// How often a closing volume reports what is left.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// How a volume is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Close {
+    /// Upload everything and leave a mark that nothing is missing.
+    Drain,
+    /// Make everything safe on the SSD and leave the rest of the upload to the next opening.
+    Keep,
+}
+
+/// Starts the threads of a volume.
+///
+/// # Errors
+/// The system starts no more threads; those already started are ended.
+pub(crate) fn start(core: &Arc<Core>, log: Arc<WriteLog>, position: Position) -> Result<Writer> {
+    let writer = Writer {
+        publisher: Publisher::new(Arc::clone(core)),
+        parking: Arc::default(),
+        orders: Arc::default(),
+        threads: Mutex::default(),
+        resizing: Mutex::default(),
+        log,
+    };
+    let started = start_each(core, &writer, position);
+    if let Err(error) = started {
+        stop_threads(&writer);
+        return Err(error);
+    }
+    Ok(writer)
+}
+
+fn start_each(core: &Arc<Core>, writer: &Writer, position: Position) -> Result<()> {
+    let volume = core.name();
+    let spawn = |name: &'static str, body: Body, at_end: Box<dyn FnOnce() + Send>| {
+        let (poison, volume) = (Arc::clone(&core.poison), Arc::clone(&volume));
+        let guarded = Box::new(move || {
+            guard(&poison, &volume, name, body);
+            at_end();
+        });
+        let thread = core.platform.spawn(name, guarded);
+        let thread = thread.map_err(|e| Error::local(name, "start the thread", e))?;
+        writer.threads.lock().push(thread);
+        Ok(())
+    };
+    let log = Arc::clone(&writer.log);
+    let at_end = Arc::clone(&log);
+    spawn(
+        "lsvd-log",
+        Box::new(move || log.run_flusher()),
+        Box::new(move || at_end.refuse_flushes()),
+    )?;
+
+    let orders = Arc::clone(&writer.orders);
+    let sequencer =
+        Sequencer::new(Arc::clone(core), Arc::clone(&writer.log), Arc::clone(&orders), position);
+    spawn("lsvd-batch", Box::new(move || sequencer.run()), Box::new(move || orders.end()))?;
+
+    let (parking, log) = (Arc::clone(&writer.parking), Arc::clone(&writer.log));
+    let at_end = (Arc::clone(&parking), Arc::clone(&log));
+    let publisher = writer.publisher.clone();
+    let body = move || {
+        parking.run(&log, &publisher);
+        Ok(())
+    };
+    spawn("lsvd-park", Box::new(body), Box::new(move || at_end.0.refuse_all(&at_end.1)))
+}
+
+/// The work of a thread.
+type Body = Box<dyn FnOnce() -> Result<()> + Send>;
+
+fn stop_threads(writer: &Writer) {
+    writer.parking.stop();
+    writer.orders.stop();
+    writer.log.wake_tail();
+    writer.log.stop_flusher();
+    for thread in std::mem::take(&mut *writer.threads.lock()) {
+        // A panic has poisoned the volume.
+        let _ = thread.join();
+    }
+}
+
+/// Closes a volume. `progress` is told how many bytes are left and may turn a drain into
+/// [`Close::Keep`] by returning false.
+///
+/// # Errors
+/// The volume failed before, or the SSD does now. It is closed all the same.
+pub(crate) fn close(
+    volume: &Volume,
+    how: Close,
+    progress: &mut dyn FnMut(u64) -> bool,
+) -> Result<()> {
+    let Some(writer) = volume.writer_parts() else { return Ok(()) };
+    let poison = &volume.core.poison;
+    writer.parking.stop();
+    writer.log.close_for_appends();
+    // Also after the SSD failed: what is in memory still drains to the store.
+    let drained = how == Close::Drain && drain(writer, progress);
+
+    stop_threads(writer);
+    poison.check()?;
+    if drained {
+        writer.log.mark_clean(writer.orders.committed_object())?;
+    }
+    writer.log.forget_memory();
+    Ok(())
+}
+
+/// Uploads everything and writes the last checkpoint; false if that was broken off.
+fn drain(writer: &Writer, progress: &mut dyn FnMut(u64) -> bool) -> bool {
+    let through = writer.log.last_seq();
+    writer.drain_to(through);
+    let go_on = |progress: &mut dyn FnMut(u64) -> bool| {
+        progress(writer.log.backlog().0) && !writer.orders.ended()
+    };
+    while !writer.orders.wait_committed(through, PROGRESS) {
+        if !go_on(progress) {
+            return false;
+        }
+    }
+    let asked = writer.orders.checkpoint(true);
+    writer.log.wake_tail();
+    while !writer.orders.wait_checkpoint(asked, PROGRESS) {
+        if !go_on(progress) {
+            return false;
+        }
+    }
+    true
+}
