@@ -8,8 +8,8 @@ use lsvd_store::ObjectStore;
 
 use crate::config::{Settings, Source};
 
-/// Opens the store. The default one is made where it is missing; one that the user named must
-/// have a parent, so that a typing error does not make a new empty store.
+/// Opens the store for a daemon or for `create`. The default one is made where it is missing;
+/// one that the user named must have a parent.
 pub(crate) fn open(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
     let url = &settings.store.value;
     if settings.store.source == Source::Default
@@ -19,4 +19,12 @@ pub(crate) fn open(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
             .with_context(|| format!("cannot make {} for the default store", parent.display()))?;
     }
     Ok(lsvd_store::open(url)?)
+}
+
+/// Opens the store for a command that expects volumes in it, so that a typing error does not make
+/// a new empty store.
+pub(crate) fn open_existing(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
+    lsvd_store::open_existing(&settings.store.value).with_context(|| {
+        format!("no store at {}; `mount` and `create` make one", settings.store.value)
+    })
 }

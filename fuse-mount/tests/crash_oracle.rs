@@ -102,7 +102,9 @@ impl Drop for Campaign {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("LSVD_TEST_SEED={} repeats this campaign", self.seed);
-            eprintln!("the daemons said:\n{}", self.lab.daemon_log());
+            let said = self.lab.daemon_log();
+            let newest: Vec<&str> = said.lines().rev().take(40).collect();
+            eprintln!("what the daemons said, newest first:\n{}", newest.join("\n"));
         }
     }
 }

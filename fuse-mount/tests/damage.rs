@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use common::rng::Rng;
-use common::{Lab, Mount, make_volume, scale, tool};
+use common::{Lab, Mount, make_volume, scale, tool, wait_for};
 
 const BLOCK: usize = 64 << 10;
 const BLOCKS: u64 = 48;
@@ -165,13 +165,15 @@ fn damaged_objects_are_named() {
         let name = file_name(&object);
         let number = u64::from_str_radix(&name, 16).unwrap().to_string();
         let bytes = fs::metadata(&object).unwrap().len();
-        let offset = rng.below(bytes);
-        with_flipped(&object, offset, rng.below(8) as u8, || {
-            let is_fine = inspect(&lab, &["--object", &number], &name);
-            assert!(!is_fine, "{name}: byte {offset} is wrong, and inspect does not see it");
-            inspect(&lab, &[], &name);
-            read_failed += u64::from(read_from_store(&lab) != Outcome::Right);
-        });
+        // Any byte; and the last one, which is data, or a part of the map.
+        for offset in [rng.below(bytes), bytes - 1] {
+            with_flipped(&object, offset, rng.below(8) as u8, || {
+                let is_fine = inspect(&lab, &["--object", &number], &name);
+                assert!(!is_fine, "{name}: byte {offset} is wrong, and inspect does not see it");
+                inspect(&lab, &[], &name);
+                read_failed += u64::from(read_from_store(&lab) != Outcome::Right);
+            });
+        }
     }
     assert!(read_failed > 0, "no damage was ever in the way");
     assert_eq!(read_from_store(&lab), Outcome::Right);
@@ -236,7 +238,8 @@ fn a_damaged_superblock_or_name_is_named() {
                 }
                 // Others are not affected.
                 make_volume(&mount, "other.img", 1 << 20);
-                fs::remove_file(mount.file("other.img")).unwrap();
+                let other = mount.file("other.img");
+                wait_for("the kernel to release the file", || fs::remove_file(&other).ok());
                 mount.unmount();
             });
         }

@@ -30,4 +30,4 @@ pub use key::{BadKey, Key};
 pub use mem::MemStore;
 pub use object_store::{ByteRange, ListPage, ObjectMeta, ObjectStore, Version};
 pub use retry::{RetryPolicy, RetryStore, Sleeper, Stop, SystemSleeper};
-pub use url::open;
+pub use url::{open, open_existing};

@@ -8,11 +8,23 @@ const KNOWN: &str = "known are file:///absolute/path (or just the path) and mem:
 
 /// Opens the store that `url` names. A directory is created if its parent exists.
 ///
+/// # Errors
+/// As [`open_existing`].
+pub fn open(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
+    open_url(url, true)
+}
+
+/// Opens the store that `url` names, which must be there.
+///
 /// The path is taken as it stands: no percent-decoding, no options.
 ///
 /// # Errors
 /// `BadUrl` where the text names no store, otherwise what opening the store says.
-pub fn open(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
+pub fn open_existing(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
+    open_url(url, false)
+}
+
+fn open_url(url: &str, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
     let bad = |reason: String| StoreError::BadUrl { url: url.to_owned(), reason };
     if url == "mem:" {
         return Ok(Arc::new(MemStore::new()));
@@ -35,7 +47,7 @@ pub fn open(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
     if path.contains('\0') {
         return Err(bad("a path cannot hold a NUL character".to_owned()));
     }
-    Ok(Arc::new(DirStore::open(path, true)?))
+    Ok(Arc::new(DirStore::open(path, create)?))
 }
 
 #[cfg(test)]
@@ -50,6 +62,14 @@ mod tests {
         assert_eq!(open(&url).unwrap().url(), url);
         assert_eq!(open(&format!("{path}/store")).unwrap().url(), url);
         assert_eq!(open("mem:").unwrap().url(), "mem:");
+    }
+
+    #[test]
+    fn a_store_that_should_be_there_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("{}/typo", dir.path().display());
+        assert!(open_existing(&url).is_err());
+        assert!(!dir.path().join("typo").exists());
     }
 
     #[test]

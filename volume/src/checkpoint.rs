@@ -114,19 +114,31 @@ impl Root {
                 None => missing.push(*leaf_ref),
             }
         }
-        missing.sort_unstable_by_key(|leaf| (leaf.object, leaf.offset));
-        for run in missing.chunk_by(are_neighbours) {
-            // Runs are cut so that no request and no buffer gets large.
-            for part in run.chunks(LEAVES_PER_READ) {
-                fetch(stream, part, &mut map)?;
-            }
-        }
+        fetch_all(stream, missing, &mut map)?;
         Ok(map)
     }
 }
 
 /// Leaves read with one request; each is at most a few hundred KiB and most are far smaller.
 const LEAVES_PER_READ: usize = 64;
+
+/// Reads the leaves that a checkpoint holds itself, and verifies them.
+pub(crate) fn verify_leaves(stream: &Stream, checkpoint: &CheckpointHeader) -> Result<()> {
+    let own = checkpoint.leaves.iter().filter(|leaf| leaf.object == checkpoint.stamp.seq);
+    fetch_all(stream, own.copied().collect(), &mut CleanMap::new())
+}
+
+/// Reads leaves, those that lie one behind the other together.
+fn fetch_all(stream: &Stream, mut leaves: Vec<LeafRef>, map: &mut CleanMap) -> Result<()> {
+    leaves.sort_unstable_by_key(|leaf| (leaf.object, leaf.offset));
+    for run in leaves.chunk_by(are_neighbours) {
+        // Runs are cut so that no request and no buffer gets large.
+        for part in run.chunks(LEAVES_PER_READ) {
+            fetch(stream, part, map)?;
+        }
+    }
+    Ok(())
+}
 
 /// Whether `b` lies right behind `a` in one object.
 fn are_neighbours(a: &LeafRef, b: &LeafRef) -> bool {

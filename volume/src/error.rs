@@ -75,6 +75,9 @@ pub enum Error {
         /// What is wrong, and the way out.
         detail: String,
     },
+    /// There is no such object in a volume's stream.
+    #[error("{0} does not exist")]
+    NoSuchObject(String),
     /// Something was written by a later version of this program.
     #[error(
         "{what} has format version {found}; this program knows versions up to {known}: use a newer lsvd-fuse"

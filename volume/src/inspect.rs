@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::checkpoint::verify_leaves;
 use crate::error::{Error, Result};
 use crate::format::{
     DataHeader, ExtentKind, FenceId, LogPoint, ObjectHeader, RecordKind, Stamp, Superblock,
@@ -261,7 +262,7 @@ fn scan_log(log: &LogOnDisk) -> Result<LogReport> {
 }
 
 pub(crate) fn object(stream: &Stream, seq: ObjectSeq) -> Result<InspectReport> {
-    let missing = || Error::damaged(stream.describe(seq), "there is no such object");
+    let missing = || Error::NoSuchObject(stream.describe(seq));
     let (common, _) = stream.peek(seq)?.ok_or_else(missing)?;
     let header = stream.header(seq)?.ok_or_else(missing)?;
     let Stamp { epoch, nonce, committed, log_seq, size_sectors, written_ms, .. } = common.stamp;
@@ -288,6 +289,7 @@ pub(crate) fn object(stream: &Stream, seq: ObjectSeq) -> Result<InspectReport> {
             report.extents = data.extents().iter().map(data_extent).collect();
         }
         ObjectHeader::Checkpoint(checkpoint) => {
+            verify_leaves(stream, checkpoint)?;
             report.kind = if checkpoint.clean { "checkpoint (clean)" } else { "checkpoint" };
             report.covers = Some(checkpoint.covers.get());
             report.leaves = Some(checkpoint.leaves.len() as u64);

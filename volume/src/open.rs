@@ -132,7 +132,7 @@ impl Opening<'_> {
         let params = self.log_params();
         let found = LogOnDisk::open(&params, true)?;
         let mut state = self.read_stream(found.as_ref())?;
-        self.warn_of_others(&state);
+        self.warn_of_others(&state, found.as_ref());
 
         let (mut log, ours) = self.own_log(&params, &state, found)?;
         let nonce = log.set_pending(Nonce::new(around.platform.random()))?;
@@ -236,16 +236,19 @@ impl Opening<'_> {
         })
     }
 
-    /// Says so if another host's log may hold what the store does not.
-    fn warn_of_others(&self, state: &StreamState) {
-        let Some(newest) = state.newest_fence() else { return };
-        let here = self.around.platform.host_name();
-        if !state.clean && newest.host.as_str() != here {
+    /// Says so if a log that is not here may hold what the store does not.
+    fn warn_of_others(&self, state: &StreamState, found: Option<&LogOnDisk>) {
+        let Some(newest) = state.newest_fence().filter(|_| !state.clean) else { return };
+        let (name, host) = (self.name(), newest.host.as_str());
+        if host != self.around.platform.host_name() {
             log::warn!(
-                "volume {:?}: host {:?} had it open for writing and did not close it: its log may \
-                 hold writes that are not in the store and will be refused there from now on",
-                self.name(),
-                newest.host.as_str()
+                "volume {name:?}: host {host:?} had it open for writing and did not close it: its \
+                 log may hold writes that are not in the store and will be refused there from now on"
+            );
+        } else if found.is_none() {
+            log::warn!(
+                "volume {name:?}: it was not closed, and its log is gone from this host: it goes on \
+                 with what the store holds, and writes that were only in the log are lost"
             );
         }
     }

@@ -269,8 +269,11 @@ impl Reader {
     }
 }
 
-/// The sectors that `len` bytes at `offset` lie in.
+/// The sectors that `len` bytes at `offset` lie in; `None` for no bytes.
 pub(crate) fn covering(offset: u64, len: u64) -> Option<Extent> {
+    if len == 0 {
+        return None;
+    }
     let end = offset.checked_add(len)?;
     Extent::between(Lba::new(offset / SECTOR_BYTES), Lba::new(end.div_ceil(SECTOR_BYTES)))
 }

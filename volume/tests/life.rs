@@ -131,7 +131,8 @@ fn unaligned_writes_land_byte_for_byte() {
         oracle[offset..offset + len].copy_from_slice(&data);
         write(&volume, offset as u64, &data).unwrap();
         if i % 9 == 0 {
-            let (from, len) = ((offset + 100) as u64, 3000);
+            // Also less than a sector, and across one boundary.
+            let (from, len) = ((offset + 100) as u64, [3000, 1, 300, 512][i as usize % 4]);
             trim(&volume, from, len);
             oracle[from as usize..(from + len) as usize].fill(0);
         }

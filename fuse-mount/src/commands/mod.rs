@@ -111,7 +111,10 @@ fn refuse_other_store(settings: &Settings, client: &Client) -> Result<()> {
 }
 
 fn perform_alone(settings: &Settings, request: &Request) -> Result<Value> {
-    let store = store_url::open(settings)?;
+    let store = match request {
+        Request::Create { .. } => store_url::open(settings)?,
+        _ => store_url::open_existing(settings)?,
+    };
     let config = settings.engine_config();
     let looks = request.only_looks();
     let engine =

@@ -42,7 +42,7 @@ impl Errno {
 /// The whole table.
 fn table(error: &Error) -> Errno {
     match error {
-        Error::NoSuchVolume(_) => Errno::ENOENT,
+        Error::NoSuchVolume(_) | Error::NoSuchObject(_) => Errno::ENOENT,
         Error::VolumeExists(_) => Errno::EEXIST,
         Error::BadName { name, .. } if name.len() > 255 => Errno::ENAMETOOLONG,
         Error::BadName { .. } | Error::BadSize { .. } => Errno::EINVAL,

@@ -104,6 +104,7 @@ impl Lab {
         let dir = tempfile::Builder::new().prefix("lsvd-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("mnt")).unwrap();
         let store = dir.path().join("store");
+        fs::create_dir(&store).unwrap();
         Self { dir, store, buffers: Buffers::default() }
     }
 
@@ -111,6 +112,7 @@ impl Lab {
     pub fn with_store_on(disk: &disk::StoreDisk) -> Self {
         let mut lab = Self::new();
         lab.store = disk.path().join("store");
+        fs::create_dir_all(&lab.store).unwrap();
         lab
     }
 

@@ -8,6 +8,7 @@
 //!    header with the new incarnation, twice; then the memory is stamped with it. Only then is
 //!    there a [`WriteLog`] to append to.
 
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -61,6 +62,8 @@ pub(crate) struct LogOnDisk {
     headers: HeaderPair,
     /// The position up to which the file safely holds everything, if the memory survived.
     safe: Option<LogPos>,
+    /// The same, once the memory was compared with the file.
+    believed: OnceCell<Option<LogPos>>,
     write: bool,
 }
 
@@ -171,7 +174,14 @@ impl LogOnDisk {
         });
         let tag = VolumeTag::of(params.volume);
         let data = Arc::new(LogData::new(what, file.clone(), layout, memory, tag, write));
-        Ok(Self { params, data, headers: HeaderPair::new(file, picked), safe, write })
+        Ok(Self {
+            params,
+            data,
+            headers: HeaderPair::new(file, picked),
+            safe,
+            believed: OnceCell::new(),
+            write,
+        })
     }
 
     /// What the log says about itself.
@@ -211,13 +221,27 @@ impl LogOnDisk {
 
     /// Calls `each` for every record that the log holds, in order.
     pub(crate) fn scan(&self, each: impl FnMut(&ScannedRecord) -> Result<()>) -> Result<ScanEnd> {
-        let end = Scan::new(&self.data, self.header(), self.safe, self.write).run(each)?;
+        let safe = self.believed()?;
+        let end = Scan::new(&self.data, self.header(), safe, self.write).run(each)?;
         if !self.write {
             // A reader finds what the file lacks in memory.
-            let floor = self.safe.map(|safe| end.rescued.map_or(safe, |rescued| safe.min(rescued)));
+            let floor = safe.map(|safe| end.rescued.map_or(safe, |rescued| safe.min(rescued)));
             self.data.memory.raise_floor(floor.unwrap_or(LogPos::new(u64::MAX)));
         }
         Ok(end)
+    }
+
+    /// [`Self::safe`], if the memory can be believed.
+    fn believed(&self) -> Result<Option<LogPos>> {
+        if let Some(known) = self.believed.get() {
+            return Ok(*known);
+        }
+        let scan = Scan::new(&self.data, self.header(), self.safe, false);
+        let stale = self.safe.is_some() && scan.finds_stale_memory()?;
+        if stale {
+            log::warn!("{}: its memory is older than the file and is not used", self.data.path);
+        }
+        Ok(*self.believed.get_or_init(|| self.safe.filter(|_| !stale)))
     }
 
     /// Begins a new incarnation. Everything that the scan found is on the SSD first.
@@ -226,8 +250,9 @@ impl LogOnDisk {
         let failed = |e| Error::local(&path, "write", e);
         let from = LogPos::new(start.end.pos.get().next_multiple_of(BLOCK_BYTES));
         self.step("log.recover")?;
-        self.end_block(start.end, from).map_err(failed)?;
-        if let Some(safe) = self.safe {
+        let safe = self.believed()?;
+        self.end_block(start.end, from, safe.is_some()).map_err(failed)?;
+        if let Some(safe) = safe {
             self.write_memory(self.rewrite_from(safe, start.end)?, from).map_err(failed)?;
         }
         self.data.file.sync().map_err(failed)?;
@@ -276,7 +301,7 @@ impl LogOnDisk {
     /// Fills the rest of the block in which the records end with a pad, so that the next ones
     /// follow without a gap. Only the blocks of a flush that was never answered end without
     /// one; rewriting them risks nothing.
-    fn end_block(&self, end: ScanEnd, to: LogPos) -> std::io::Result<()> {
+    fn end_block(&self, end: ScanEnd, to: LogPos, in_memory: bool) -> std::io::Result<()> {
         let left = to.since(end.pos);
         if left == 0 {
             return Ok(());
@@ -295,7 +320,7 @@ impl LogOnDisk {
         let in_block = end.pos.since(block_start) as usize;
         let mut block = AlignedBlock([0; BLOCK_BYTES as usize]);
         let offset = self.data.layout.file_offset(block_start);
-        if self.safe.is_some() {
+        if in_memory {
             // SAFETY: nobody appends to the log while it is opened.
             let held = unsafe { self.data.memory.bytes(block_start, block.0.len()) };
             block.0.copy_from_slice(held);
@@ -304,7 +329,7 @@ impl LogOnDisk {
         }
         let rest = block.0.get_mut(in_block..).unwrap_or_default();
         pad.encode_into(self.data.tag, &[], rest).map_err(std::io::Error::other)?;
-        if self.safe.is_some() {
+        if in_memory {
             // SAFETY: as above.
             let held = unsafe { self.data.memory.bytes_mut(block_start, block.0.len()) };
             held.copy_from_slice(&block.0);

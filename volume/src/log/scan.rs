@@ -46,6 +46,13 @@ enum Found {
     Nothing,
 }
 
+impl Found {
+    /// Whether it is a record that was filled.
+    fn is_whole(&self) -> bool {
+        matches!(self, Found::Record(head) if head.kind != RecordKind::Void)
+    }
+}
+
 /// A scan in progress.
 pub(super) struct Scan<'a> {
     data: &'a LogData,
@@ -55,6 +62,7 @@ pub(super) struct Scan<'a> {
     /// Turn unfilled slots into void records in memory, for a later write to the file.
     mend: bool,
     rescued: Option<LogPos>,
+    memory_is_stale: bool,
     ring: Vec<u8>,
     ring_start: LogPos,
 }
@@ -66,7 +74,23 @@ impl<'a> Scan<'a> {
         safe: Option<LogPos>,
         mend: bool,
     ) -> Self {
-        Self { data, header, safe, mend, rescued: None, ring: Vec::new(), ring_start: LogPos::ZERO }
+        Self {
+            data,
+            header,
+            safe,
+            mend,
+            rescued: None,
+            memory_is_stale: false,
+            ring: Vec::new(),
+            ring_start: LogPos::ZERO,
+        }
+    }
+
+    /// Whether the memory lacks what the file has: then its pages are older than the file, as
+    /// when their file system was mounted anew, and nothing in it is to be believed.
+    pub(super) fn finds_stale_memory(mut self) -> Result<bool> {
+        self.walk(&mut |_| Ok(()))?;
+        Ok(self.memory_is_stale)
     }
 
     /// Calls `each` for every record but the pads.
@@ -74,12 +98,24 @@ impl<'a> Scan<'a> {
         mut self,
         mut each: impl FnMut(&ScannedRecord) -> Result<()>,
     ) -> Result<ScanEnd> {
+        let end = self.walk(&mut each)?;
+        self.check_end(end.pos, end.seq)?;
+        Ok(end)
+    }
+
+    fn walk(&mut self, each: &mut dyn FnMut(&ScannedRecord) -> Result<()>) -> Result<ScanEnd> {
         let mut pos = self.header.tail.pos;
         let mut seq = self.header.tail.seq;
         let mut incarnation = None;
         loop {
             let record = match self.look(pos, seq)? {
                 Found::Record(head) if self.belongs(pos, &head, incarnation) => head,
+                Found::Record(head) if head.incarnation > self.header.incarnation => {
+                    let detail = "a record of a later opening than the header knows: the newer \
+                                  header is damaged; move the file away to go on with what the \
+                                  store holds";
+                    return Err(self.data.damaged(pos, detail));
+                }
                 _ => break,
             };
             incarnation = Some(record.incarnation);
@@ -90,7 +126,6 @@ impl<'a> Scan<'a> {
                 each(&ScannedRecord { head: record, pos: here })?;
             }
         }
-        self.check_end(pos, seq)?;
         Ok(ScanEnd { pos, seq, rescued: self.rescued })
     }
 
@@ -108,7 +143,12 @@ impl<'a> Scan<'a> {
 
     fn look(&mut self, pos: LogPos, seq: LogSeq) -> Result<Found> {
         if self.safe.is_some_and(|safe| pos >= safe) {
-            return Ok(self.look_in_memory(pos, seq, self.mend));
+            let found = self.look_in_memory(pos, seq, self.mend);
+            if found.is_whole() || !self.look_in_ring(pos, seq)?.is_whole() {
+                return Ok(found);
+            }
+            self.memory_is_stale = true;
+            return Ok(Found::Nothing);
         }
         match self.look_in_ring(pos, seq)? {
             Found::Nothing if self.safe.is_some() => {

@@ -1,0 +1,32 @@
+//! The whole engine on a simulated machine that fails on purpose.
+//!
+//! ```text
+//!   seeds      whole lives by seed            failpoints   a crash at every named step
+//!   scripts    interleavings worth a name     damage       flipped bits, cut files
+//!      \            |            |            /
+//!       world: boots, requests, crashes, checks  <- workload: what programs do
+//!        |                 |               |
+//!   platform + ssd        store          oracle + stamp: what must be there afterwards
+//! ```
+//! A seed decides requests, faults and the instant of the crash; the interleaving of threads is
+//! the machine's. `LSVD_TEST_SCALE=n` runs n times as many seeds, `LSVD_SIM_SEED=n` just one.
+//! No test waits for time to pass: it waits for an answer, and fails if there is none.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, in its helpers as well"
+)]
+
+mod damage;
+mod failpoints;
+mod oracle;
+mod platform;
+mod rng;
+mod scripts;
+mod seeds;
+mod ssd;
+mod stamp;
+mod store;
+mod workload;
+mod world;
