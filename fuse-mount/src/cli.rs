@@ -107,7 +107,7 @@ pub(crate) enum Command {
     /// End a mount; waits until the store holds everything
     #[command(
         visible_alias = "umount",
-        after_help = "Example:\n  lsvd-fuse unmount /mnt/vols\n\nIf a program or a loop device still uses a file, it says which, and the mount stays."
+        after_help = "Example:\n  lsvd-fuse unmount /mnt/vols\n\nIf a program or a loop device still uses a file, it says which, and the mount stays; --force ends it all the same."
     )]
     Unmount {
         /// Where it is mounted
@@ -115,6 +115,10 @@ pub(crate) enum Command {
         /// Do not wait for the store: what it lacks stays in the local log for the next mount
         #[arg(long)]
         no_drain: bool,
+        /// End even while files are in use: whoever uses one gets errors, also those who wait for a
+        /// full log. Implies --no-drain; nothing acknowledged is lost
+        #[arg(long)]
+        force: bool,
     },
     /// Make a volume
     #[command(after_help = "Example:\n  lsvd-fuse create disk.img --size 10G")]

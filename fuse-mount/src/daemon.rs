@@ -19,7 +19,7 @@ use lsvd_volume::{Close, Engine, VolumeName};
 use serde_json::json;
 
 use crate::config::Settings;
-use crate::control::protocol::Response;
+use crate::control::protocol::{End, Response};
 use crate::control::server::{Service, Socket, Watcher};
 use crate::control::{read_only_socket_in, socket_in};
 use crate::daemonize::Reporter;
@@ -42,7 +42,7 @@ enum Event {
     /// A signal asks for the end.
     Signal(&'static str),
     /// A command asks for the end.
-    Unmount { drain: bool, watcher: Watcher },
+    Unmount { end: End, watcher: Watcher },
     /// The mount is gone, by whoever's hand.
     Ended,
 }
@@ -78,6 +78,7 @@ pub(crate) fn serve(settings: &Settings, mountpoint: &Path, reporter: &mut Repor
     let device = mounts::at(mountpoint)?.map(|mount| mount.device);
     log::info!("serving {} at {}", facts.store, mountpoint.display());
     reporter.ready();
+    resume(&volumes);
 
     let mut running =
         Running { mountpoint, inbox, watchers: Vec::new(), how: Close::Drain, leaving: false };
@@ -92,6 +93,15 @@ pub(crate) fn serve(settings: &Settings, mountpoint: &Path, reporter: &mut Repor
         Err(error) => Response::Failed { message: crate::exit::one_line(error), usage: false },
     });
     finished.map(drop)
+}
+
+/// Goes on with the uploads that the mount before left in its logs, in the background.
+fn resume(volumes: &Arc<Volumes>) {
+    let volumes = volumes.clone();
+    let body = move || volumes.resume_uploads();
+    if let Err(error) = std::thread::Builder::new().name("lsvd-resume".to_owned()).spawn(body) {
+        log::warn!("cannot start a thread; volumes resume when they are opened: {error}");
+    }
 }
 
 fn open_engine(settings: &Settings) -> Result<Arc<Engine>> {
@@ -131,9 +141,7 @@ fn service(volumes: &Arc<Volumes>, facts: &DaemonFacts, events: &Sender<Event>) 
     Service {
         volumes: Arc::downgrade(volumes),
         hello: Box::new(move || status::daemon(&facts)),
-        unmount: Box::new(move |drain, watcher| {
-            drop(events.send(Event::Unmount { drain, watcher }))
-        }),
+        unmount: Box::new(move |end, watcher| drop(events.send(Event::Unmount { end, watcher }))),
     }
 }
 
@@ -185,9 +193,14 @@ impl Running<'_> {
                         return;
                     }
                 }
-                Event::Unmount { drain, mut watcher } => match self.unmount() {
+                Event::Unmount { end: End::Force, watcher } => {
+                    self.watchers.push(watcher);
+                    self.leave_at_once();
+                    return;
+                }
+                Event::Unmount { end, mut watcher } => match self.unmount() {
                     Ok(()) => {
-                        self.how = if drain { self.how } else { Close::Keep };
+                        self.how = if end == End::Drain { self.how } else { Close::Keep };
                         self.watchers.push(watcher);
                     }
                     Err(message) => watcher.tell(&Response::Failed { message, usage: false }),
@@ -227,7 +240,8 @@ impl Running<'_> {
         match mounts::unmount(self.mountpoint, false) {
             Ok(()) => Ok(()),
             Err(UnmountError::Busy) => {
-                Err(format!("{shown} is busy: {}", users::describe(self.mountpoint)))
+                let users = users::describe(self.mountpoint);
+                Err(format!("{shown} is busy: {users} (`unmount --force` ends it all the same)"))
             }
             Err(UnmountError::Failed(error)) => Err(format!("cannot unmount {shown}: {error}")),
         }
@@ -236,16 +250,13 @@ impl Running<'_> {
     /// Closes all volumes; returns the bytes left in logs.
     fn finish(&mut self, volumes: &Arc<Volumes>) -> Result<u64> {
         self.settle(volumes)?;
-        let mut left = 0;
         let how = self.how;
         let closed = volumes.engine().shutdown(how, &mut |dirty_bytes| {
-            left = dirty_bytes;
             self.tell_all(&Response::Progress { dirty_bytes });
             self.keep_draining()
         });
-        let left = if self.how == Close::Keep { left } else { 0 };
+        let left = closed.context("closing the volumes")?;
         log::info!("closed; {left} bytes are left for the next mount");
-        closed.context("closing the volumes")?;
         Ok(left)
     }
 
@@ -284,8 +295,8 @@ impl Running<'_> {
                     log::info!("{name}: still draining; once more to leave the rest in the log");
                     self.leaving = true;
                 }
-                Event::Unmount { drain, watcher } => {
-                    self.how = if drain { self.how } else { Close::Keep };
+                Event::Unmount { end, watcher } => {
+                    self.how = if end == End::Drain { self.how } else { Close::Keep };
                     self.watchers.push(watcher);
                 }
             }

@@ -4,7 +4,8 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -258,4 +259,41 @@ fn no_drain_returns_and_keeps_the_log() {
     let mount = lab.mount(&[]);
     assert_eq!(&fs::read(mount.file("a.img")).unwrap()[..10], b"in the log");
     mount.unmount();
+}
+
+/// What a mount left in its log goes to the store from the next mount on, though nobody opens the
+/// file there; and `unmount` does not say that all is in the store before it is.
+#[test]
+fn the_next_mount_goes_on_with_the_uploads() {
+    need_mount!();
+    let lab = Lab::new();
+    let data: Vec<u8> = (0..3 << 20).map(|i: u32| (i / 7) as u8).collect();
+    {
+        let mount = lab.mount(&["--batch-age", "1h"]);
+        let file = make_volume(&mount, "a", 16 << 20);
+        OpenOptions::new().write(true).open(&file).unwrap().write_all(&data).unwrap();
+        mount.kill();
+    }
+    lab.mount(&["--batch-age", "1h"]).unmount();
+    lab.lose_cache();
+    let mount = lab.mount(&[]);
+    assert_eq!(fs::read(mount.file("a")).unwrap()[..data.len()], data);
+}
+
+#[test]
+fn a_forced_unmount_ends_a_busy_mount_and_loses_nothing() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let file = make_volume(&mount, "a", 16 << 20);
+    let mut used = OpenOptions::new().write(true).open(&file).unwrap();
+    used.write_all(&[7; 8192]).unwrap();
+    let mountpoint = lab.mountpoint();
+    let mountpoint = mountpoint.to_str().unwrap();
+    lab.run(&["unmount", mountpoint]).failure(1, &["busy", "--force"]);
+    lab.ok(&["unmount", "--force", mountpoint]);
+    mount.expect_end();
+    assert!(used.write_all(&[8; 4096]).is_err());
+    let mount = lab.mount(&[]);
+    assert_eq!(fs::read(mount.file("a")).unwrap()[..8192], [7; 8192]);
 }

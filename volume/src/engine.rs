@@ -215,6 +215,7 @@ impl Engine {
         });
         VolumeInfo {
             name: superblock.name.as_str().to_owned(),
+            state: state_of(open.as_deref(), log.as_ref()),
             uuid: superblock.volume,
             size_bytes: open.as_ref().map_or(superblock.size_bytes, |v| v.size_bytes()),
             attrs: open.as_ref().map_or(superblock.attrs, |v| v.core.superblock.get().attrs),
@@ -323,6 +324,9 @@ impl Engine {
     pub fn open_writer(&self, name: &VolumeName) -> Result<Arc<Volume>> {
         self.check_writable(name)?;
         let _alone = self.transition.lock();
+        if self.ending.load(Ordering::SeqCst) {
+            return Err(Error::Closing(name.to_string()));
+        }
         let found = self.catalog.find(name)?;
         let uuid = found.get().volume;
         if let Some(open) = self.writers.lock().get(&uuid) {
@@ -347,16 +351,16 @@ impl Engine {
         let _alone = self.transition.lock();
         let Some(volume) = self.opened(name) else { return Ok(()) };
         self.writers.lock().remove(&volume.uuid());
-        close(&volume, how, &mut |_| !self.ending.load(Ordering::SeqCst))
+        close(&volume, how, &mut |_| !self.ending.load(Ordering::SeqCst)).map(drop)
     }
 
-    /// Closes all volumes and ends the engine's threads. `progress` is told a few times a
+    /// Closes all volumes and ends the engine's threads; returns the bytes left in the logs. `progress` is told a few times a
     /// second how many bytes are still to be uploaded; returning false leaves the rest in the
     /// logs.
     ///
     /// # Errors
     /// The first error of a volume; all are closed.
-    pub fn shutdown(&self, how: Close, progress: &mut dyn FnMut(u64) -> bool) -> Result<()> {
+    pub fn shutdown(&self, how: Close, progress: &mut dyn FnMut(u64) -> bool) -> Result<u64> {
         self.ending.store(true, Ordering::SeqCst);
         if how == Close::Keep {
             self.stop.set();
@@ -369,7 +373,7 @@ impl Engine {
                 writer.drain_to(writer.log.last_seq());
             }
         }
-        let mut first_error = Ok(());
+        let mut outcome = Ok(0);
         let mut how = how;
         while let Some(volume) = open.pop() {
             let rest: u64 = open.iter().map(|v| v.dirty_bytes()).sum();
@@ -384,14 +388,17 @@ impl Engine {
             if !go_on {
                 how = Close::Keep;
             }
-            if let Err(error) = closed {
-                log::error!("volume {:?}: {error}", volume.name());
-                first_error = first_error.and(Err(error));
+            match closed {
+                Ok(left) => outcome = outcome.map(|sum| sum + left),
+                Err(error) => {
+                    log::error!("volume {:?}: {error}", volume.name());
+                    outcome = outcome.and(Err(error));
+                }
             }
         }
         self.stop.set();
         self.around.pool.stop();
-        first_error
+        outcome
     }
 
     /// Looks into a volume's parts; changes nothing. Of an open volume the log is not scanned.
@@ -461,6 +468,15 @@ impl Drop for Engine {
         if let Err(error) = self.shutdown(Close::Keep, &mut |_| true) {
             log::error!("{error}");
         }
+    }
+}
+
+/// The state of a volume in a word or two.
+fn state_of(open: Option<&Volume>, log: Option<&LogInfo>) -> String {
+    match (open, log) {
+        (Some(volume), _) => volume.stats().state,
+        (None, Some(log)) if !log.clean => "not drained".to_owned(),
+        (None, _) => "closed".to_owned(),
     }
 }
 

@@ -13,6 +13,9 @@ use crate::stats::VolumeStats;
 pub struct VolumeInfo {
     /// Its name.
     pub name: String,
+    /// `closed`, `not drained` (this host's log of it may hold what the store lacks), `damaged`;
+    /// of an open volume the state in its statistics.
+    pub state: String,
     /// Its identity.
     pub uuid: Uuid,
     /// Its size in bytes; of a volume that another host writes, as of its last checkpoint.
@@ -48,6 +51,7 @@ impl VolumeInfo {
     pub(crate) fn unreadable(name: &str, error: &Error) -> Self {
         Self {
             name: name.to_owned(),
+            state: "damaged".to_owned(),
             uuid: Uuid::nil(),
             size_bytes: 0,
             attrs: FileAttrs { mode: 0, uid: 0, gid: 0, created_ms: 0, modified_ms: 0 },

@@ -97,7 +97,7 @@ fn stop_threads(writer: &Writer) {
 }
 
 /// Closes a volume. `progress` is told how many bytes are left and may turn a drain into
-/// [`Close::Keep`] by returning false.
+/// [`Close::Keep`] by returning false. Returns the bytes left in the log.
 ///
 /// # Errors
 /// The volume failed before, or the SSD does now. It is closed all the same.
@@ -105,8 +105,8 @@ pub(crate) fn close(
     volume: &Volume,
     how: Close,
     progress: &mut dyn FnMut(u64) -> bool,
-) -> Result<()> {
-    let Some(writer) = volume.writer_parts() else { return Ok(()) };
+) -> Result<u64> {
+    let Some(writer) = volume.writer_parts() else { return Ok(0) };
     let poison = &volume.core.poison;
     writer.parking.stop();
     writer.log.close_for_appends();
@@ -119,7 +119,7 @@ pub(crate) fn close(
         writer.log.mark_clean(writer.orders.committed_object())?;
     }
     writer.log.forget_memory();
-    Ok(())
+    Ok(if drained { 0 } else { writer.log.backlog().0 })
 }
 
 /// Uploads everything and writes the last checkpoint; false if that was broken off.

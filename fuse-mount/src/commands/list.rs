@@ -10,7 +10,7 @@ use crate::output::{Columns, Output, line, table};
 const COLUMNS: &Columns = &[
     ("NAME", "/name"),
     ("SIZE", "/size_bytes"),
-    ("STATE", "/live/state"),
+    ("STATE", "/state"),
     ("NOT IN STORE", "/live/dirty_bytes"),
     ("LAST HOST", "/last_host"),
     ("DAMAGE", "/damaged"),

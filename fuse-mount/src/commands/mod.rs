@@ -23,7 +23,7 @@ use crate::cli::{Cli, Command, GlobalFlags, MountFlags};
 use crate::config::{Settings, Source};
 use crate::control::client::Client;
 use crate::control::execute::execute;
-use crate::control::protocol::Request;
+use crate::control::protocol::{End, Request};
 use crate::control::socket_in;
 use crate::exit::usage;
 use crate::fs::volumes::Volumes;
@@ -42,8 +42,13 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     let settings = settings(&global, &MountFlags::default())?;
     match command {
         Command::Mount { .. } => Ok(()),
-        Command::Unmount { mountpoint, no_drain } => {
-            unmount::run(&settings, &mountpoint, !no_drain, output)
+        Command::Unmount { mountpoint, no_drain, force } => {
+            let end = match (force, no_drain) {
+                (true, _) => End::Force,
+                (false, true) => End::Keep,
+                (false, false) => End::Drain,
+            };
+            unmount::run(&settings, &mountpoint, end, output)
         }
         Command::Create { name, size } => create::run(&settings, &name, &size, output),
         Command::List => list::run(&settings, output),

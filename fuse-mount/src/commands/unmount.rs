@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::config::Settings;
 use crate::control::client::Client;
-use crate::control::protocol::Request;
+use crate::control::protocol::{End, Request};
 use crate::control::socket_in;
 use crate::mounts::{self, UnmountError};
 use crate::output::{Output, Progress, line};
@@ -19,19 +19,14 @@ use crate::users;
 /// After its last word a daemon only has to exit.
 const EXIT_SECONDS: i64 = 10;
 
-pub(super) fn run(
-    settings: &Settings,
-    mountpoint: &Path,
-    drain: bool,
-    output: Output,
-) -> Result<()> {
+pub(super) fn run(settings: &Settings, mountpoint: &Path, end: End, output: Output) -> Result<()> {
     let shown = mountpoint.display().to_string();
     let path = mounts::absolute(mountpoint).with_context(|| format!("mountpoint {shown}"))?;
     let Some(client) = daemon_of(settings, &path, &shown)? else {
         return clear(&path, &shown, output);
     };
     let pid = client.daemon().pid;
-    let told = ask(client, drain)?;
+    let told = ask(client, end)?;
     wait_for_exit(pid);
     output.print(&told, |told| {
         let left = told.get("left_in_log_bytes").and_then(Value::as_u64).unwrap_or(0);
@@ -62,9 +57,9 @@ fn daemon_of(settings: &Settings, path: &Path, shown: &str) -> Result<Option<Cli
     }
 }
 
-fn ask(mut client: Client, drain: bool) -> Result<Value> {
+fn ask(mut client: Client, end: End) -> Result<Value> {
     let mut progress = Progress::new();
-    let told = client.ask(&Request::Unmount { drain }, |left| progress.show(left));
+    let told = client.ask(&Request::Unmount { end }, |left| progress.show(left));
     progress.end();
     told
 }

@@ -56,8 +56,20 @@ pub(crate) enum Request {
     },
     /// Unmount, then end.
     Unmount {
-        drain: bool,
+        end: End,
     },
+}
+
+/// How a mount is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum End {
+    /// With everything in the store.
+    Drain,
+    /// With what the store lacks in the logs.
+    Keep,
+    /// Like that, and whoever still uses a file gets errors.
+    Force,
 }
 
 /// A part of a volume to look into.
@@ -126,7 +138,7 @@ mod tests {
             Request::Hello,
             Request::Resize { name: "a".into(), size_bytes: 4096, force: true },
             Request::Inspect { name: "a".into(), part: Part::Object(7) },
-            Request::Unmount { drain: false },
+            Request::Unmount { end: End::Keep },
         ] {
             let mut line = Vec::new();
             send(&mut line, &request).unwrap();

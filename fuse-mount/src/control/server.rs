@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::execute::execute;
-use super::protocol::{REQUEST_BYTES_MAX, Request, Response, receive, send};
+use super::protocol::{End, REQUEST_BYTES_MAX, Request, Response, receive, send};
 use super::short_path;
 use crate::exit;
 use crate::fs::volumes::Volumes;
@@ -31,7 +31,7 @@ pub(crate) struct Service {
     /// Answers [`Request::Hello`].
     pub(crate) hello: Box<dyn Fn() -> Value + Send + Sync>,
     /// Takes [`Request::Unmount`] over, with the connection to answer on.
-    pub(crate) unmount: Box<dyn Fn(bool, Watcher) + Send + Sync>,
+    pub(crate) unmount: Box<dyn Fn(End, Watcher) + Send + Sync>,
 }
 
 /// Somebody who waits for the end of the daemon.
@@ -134,8 +134,8 @@ fn converse(stream: UnixStream, service: &Service) -> io::Result<()> {
         log::debug!("command: {request:?}");
         let response = match request {
             Request::Hello => Response::Done((service.hello)()),
-            Request::Unmount { drain } => {
-                (service.unmount)(drain, Watcher(responses));
+            Request::Unmount { end } => {
+                (service.unmount)(end, Watcher(responses));
                 return Ok(());
             }
             request => answer(service, &request),

@@ -259,6 +259,10 @@ impl Volumes {
 
     /// Settles every volume, before the engine closes. Without `store`, only what needs none.
     pub(crate) fn settle_all(&self, store: bool) {
+        if store {
+            // Whoever waits for the end expects everything in the store.
+            self.resume_uploads();
+        }
         for node in self.known_nodes() {
             // Somebody may hold it who waits for a store that is gone.
             let Some(_shape) = node.shape.try_lock_for(SETTLE_PATIENCE) else { continue };
@@ -267,6 +271,27 @@ impl Volumes {
                 .and_then(|()| if store { self.keep_times(&node) } else { Ok(()) });
             if let Err(error) = settled {
                 log::warn!("{}: {error}", node.name());
+            }
+        }
+    }
+
+    /// Opens the volumes for writing of which a log on this host holds what the store lacks, so
+    /// that it gets there. Those that cannot be opened are named in the daemon's log.
+    pub(crate) fn resume_uploads(&self) {
+        if self.read_only {
+            return;
+        }
+        let infos = match self.engine.list() {
+            Ok(infos) => infos,
+            Err(error) => return log::warn!("cannot look for uploads to go on with: {error}"),
+        };
+        for info in infos {
+            if info.live.is_some() || info.log.is_none_or(|log| log.clean) {
+                continue;
+            }
+            let node = VolumeName::new(&info.name).and_then(|name| self.find(&name));
+            if let Err(error) = node.and_then(|node| self.writer(&node)) {
+                log::error!("volume {:?}: its log stays as it is: {error}", info.name);
             }
         }
     }

@@ -85,7 +85,7 @@ fn crash_at(
     let mut closing = Ok(());
     if !running.life.is_dead() {
         let how = lsvd_volume::Close::Drain;
-        closing = running.engine.shutdown(how, &mut |_| true);
+        closing = running.engine.shutdown(how, &mut |_| true).map(drop);
     }
     let crashed = running.life.is_dead();
     assert!(closing.is_ok() || crashed, "{closing:?}");
