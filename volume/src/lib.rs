@@ -33,7 +33,7 @@
 //! | thread | owns alone |
 //! |---|---|
 //! | the caller's (FUSE workers) | nothing; they append, copy and answer inline |
-//! | `lsvd-log` | the log file: every write and sync of it; answers flushes |
+//! | `lsvd-log` | the log file's writes and syncs, unless a flush finds it idle and does a round itself |
 //! | `lsvd-batch` | the next object number, the open batch, the commit queue, the clean map |
 //! | `lsvd-put-N` | one sealed batch each |
 //! | `lsvd-park` | requests that wait for room, pace or a locked range |

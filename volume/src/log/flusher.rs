@@ -1,6 +1,7 @@
-//! The thread `lsvd-log`: takes the log from memory to the SSD, one sync for all who wait.
+//! Taking the log from memory to the SSD, one sync for all who wait: the thread `lsvd-log`, or
+//! whoever asks for a flush while nobody is at it.
 //!
-//! It alone writes the file. A round seals the current block, waits for slots still being
+//! One at a time writes the file, in rounds. A round seals the current block, waits for slots still being
 //! filled, writes everything not yet written in large pieces, syncs if somebody needs it, and
 //! answers. While it works, the next waiters gather: that is the group commit.
 //!
@@ -11,6 +12,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use crate::error::{Error, Result};
 use crate::format::LogPoint;
@@ -57,6 +60,11 @@ impl FlushState {
         self.tail = Some((tail, seq, committed));
     }
 
+    /// The orders for a round that begins now.
+    fn take_round(&mut self) -> Round {
+        Round { waiters: std::mem::take(&mut self.waiters), idle: false, stop: self.stop }
+    }
+
     pub(super) fn wake(&mut self) {
         self.woken = true;
     }
@@ -85,7 +93,23 @@ impl WriteLog {
             return done(Ok(()));
         }
         flush.waiters.push(done);
-        self.flush_wake.notify_one();
+        drop(flush);
+        // Handing over to the thread costs more than the sync itself on a fast SSD. If nobody is
+        // at it, do it here; who comes meanwhile waits for the next round.
+        match self.rounds.try_lock() {
+            Some(turn) => {
+                let round = self.flush.lock().take_round();
+                // Whoever waited has the outcome; a failure ends the thread at its next round.
+                let _ = self.carry_out(round, &turn);
+                drop(turn);
+                if !self.flush.lock().waiters.is_empty() {
+                    self.flush_wake.notify_one();
+                }
+            }
+            None => {
+                self.flush_wake.notify_one();
+            }
+        }
     }
 
     pub(super) fn wake_flusher(&self) {
@@ -104,18 +128,29 @@ impl WriteLog {
     pub(crate) fn run_flusher(self: &Arc<Self>) -> Result<()> {
         loop {
             let round = self.next_round();
-            let outcome = self.round(&round).map_err(|source| {
-                let error = Error::local(&self.data.path, "write the log", source);
-                self.poison.set(error.clone());
-                error
-            });
-            for done in round.waiters {
-                done(outcome.clone());
-            }
-            if round.stop || outcome.is_err() {
+            let stop = round.stop;
+            let turn = self.rounds.lock();
+            let outcome = self.carry_out(round, &turn);
+            if stop || outcome.is_err() {
                 return outcome;
             }
         }
+    }
+
+    /// Does a round and answers those who wait for it. After a failure no round is done again.
+    fn carry_out(&self, round: Round, _turn: &MutexGuard<'_, ()>) -> Result<()> {
+        let outcome = match self.flush_failed.get() {
+            Some(error) => Err(error.clone()),
+            None => self.round(&round).map_err(|source| {
+                let error = Error::local(&self.data.path, "write the log", source);
+                self.poison.set(error.clone());
+                self.flush_failed.get_or_init(|| error).clone()
+            }),
+        };
+        for done in round.waiters {
+            done(outcome.clone());
+        }
+        outcome
     }
 
     /// Whoever asks for a flush after the end gets an error, at once.
@@ -159,7 +194,7 @@ impl WriteLog {
             }
         }
         flush.woken = false;
-        Round { waiters: std::mem::take(&mut flush.waiters), idle, stop: flush.stop }
+        Round { idle, ..flush.take_round() }
     }
 
     fn round(&self, round: &Round) -> io::Result<()> {

@@ -19,6 +19,8 @@ pub(crate) struct LogTail {
     seq: LogSeq,
     chunk: Vec<u8>,
     chunk_start: LogPos,
+    /// Whether the chunk came from the ring, where bits may have flipped.
+    from_ring: bool,
 }
 
 /// One record as the sequencer sees it.
@@ -33,7 +35,7 @@ pub(crate) struct TailRecord<'a> {
 impl LogTail {
     /// Starts at `pos`, where the record `seq` is or will be.
     pub(crate) fn new(data: Arc<LogData>, pos: LogPos, seq: LogSeq) -> Self {
-        Self { data, pos, seq, chunk: Vec::new(), chunk_start: pos }
+        Self { data, pos, seq, chunk: Vec::new(), chunk_start: pos, from_ring: false }
     }
 
     /// Where the next record starts.
@@ -74,7 +76,7 @@ impl LogTail {
                 _ => Some(&[][..]),
             };
             return match payload {
-                Some(payload) if sums.verify_payload(payload).is_ok() => {
+                Some(payload) if !self.from_ring || sums.verify_payload(payload).is_ok() => {
                     Ok(Some(TailRecord { head, payload }))
                 }
                 _ => Err(self.data.damaged(record_pos, "the checksum of its data does not match")),
@@ -110,12 +112,14 @@ impl LogTail {
             let window = self.data.memory.window();
             if let Some(bytes) = window.bytes(self.pos, wanted) {
                 self.chunk.extend_from_slice(bytes);
+                self.from_ring = false;
                 return Ok(());
             }
         }
         // Below the floor: in the ring, as is everything up to `safe`.
         let in_ring = self.data.memory.safe().since(self.pos).min(wanted as u64).max(len);
         self.chunk.resize(in_ring as usize, 0);
+        self.from_ring = true;
         self.data.read_ring(self.pos, &mut self.chunk)
     }
 }

@@ -1,8 +1,8 @@
 //! Append, flush and release.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -61,6 +61,10 @@ pub(crate) struct WriteLog {
     room: Condvar,
     /// Highest number known to be safe on the SSD.
     pub(super) durable_seq: AtomicU64,
+    /// Held by who writes the file.
+    pub(super) rounds: Mutex<()>,
+    /// The error after which the file is not written any more.
+    pub(super) flush_failed: OnceLock<Error>,
     pub(super) flush: Mutex<FlushState>,
     pub(super) flush_wake: Condvar,
     /// The position at which an append wakes the flusher.
@@ -97,6 +101,8 @@ impl WriteLog {
             filled: Condvar::new(),
             room: Condvar::new(),
             durable_seq: AtomicU64::new(durable),
+            rounds: Mutex::new(()),
+            flush_failed: OnceLock::new(),
             flush: Mutex::new(FlushState::new(start)),
             flush_wake: Condvar::new(),
             flush_wake_at: AtomicU64::new(0),

@@ -17,7 +17,7 @@ use super::ssd_file::SsdFile;
 use super::{LogBuffer, LogFile, Platform};
 
 /// How nice background threads are.
-const BACKGROUND_NICE: libc::c_int = 10;
+const BACKGROUND_NICE: libc::c_int = 15;
 
 /// The machine this process runs on.
 ///
