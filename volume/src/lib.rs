@@ -46,7 +46,7 @@
 //! | `Engine::transition` | opening, closing, renaming, deleting of volumes | the whole step, store requests included |
 //! | `SuperblockCell::changing` | who may change the superblock | one conditional replace |
 //! | `log.flush` | who waits for a flush, how far the file is written | list operations |
-//! | `log.headers` | the header pair | one header write (only `lsvd-log` contends) |
+//! | `log.headers` | the header pair | one header write (only rounds contend) |
 //! | `log.head` | next position and number, unfilled slots, range locks | tens of nanoseconds per write |
 //! | `maps` | both levels of the map | one lookup, one insert, or a slice of a commit |
 //! | `log.memory.readers` | the window's floor | one copy out of memory |
