@@ -60,7 +60,7 @@ pub(crate) struct GlobalFlags {
 /// Flags of `mount` that are settings.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct MountFlags {
-    /// Refuse all writes [LSVD_READ_ONLY]
+    /// Refuse writes through this mount; it holds nobody else back [LSVD_READ_ONLY]
     #[arg(long)]
     pub(crate) read_only: bool,
     /// Let other users in; file modes and owners decide [LSVD_ALLOW_OTHER]
