@@ -43,13 +43,13 @@ pub(crate) struct Cli {
 /// Flags of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct GlobalFlags {
-    /// Where the volumes live: file:///path or mem: [LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
+    /// Where the volumes live: file:///path or mem: [env: LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
-    /// Directory on a local SSD for logs and caches [LSVD_CACHE_DIR] [default: /var/lib/lsvd/cache for root]
+    /// Directory on a local SSD for logs and caches [env: LSVD_CACHE_DIR] [default: /var/lib/lsvd/cache for root]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Configuration file in TOML [LSVD_CONFIG] [default: /etc/lsvd.toml or ~/.config/lsvd.toml, if there]
+    /// Configuration file in TOML [env: LSVD_CONFIG] [default: /etc/lsvd.toml or ~/.config/lsvd.toml, if there]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Print JSON instead of text
@@ -60,31 +60,31 @@ pub(crate) struct GlobalFlags {
 /// Flags of `mount` that are settings.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct MountFlags {
-    /// Refuse writes through this mount; it holds nobody else back [LSVD_READ_ONLY]
+    /// Refuse writes through this mount; it holds nobody else back [env: LSVD_READ_ONLY]
     #[arg(long)]
     pub(crate) read_only: bool,
-    /// Let other users in; file modes and owners decide [LSVD_ALLOW_OTHER]
+    /// Let other users in; file modes and owners decide [env: LSVD_ALLOW_OTHER]
     #[arg(long)]
     pub(crate) allow_other: bool,
-    /// Size of each volume's write log on the SSD [LSVD_LOG_SIZE] [default: 1G]
+    /// Size of each volume's write log on the SSD [env: LSVD_LOG_SIZE] [default: 1G]
     #[arg(long, value_name = "SIZE")]
     pub(crate) log_size: Option<String>,
-    /// Size of the read cache on the SSD, 0 for none [LSVD_CACHE_SIZE] [default: 10G]
+    /// Size of the read cache on the SSD, 0 for none [env: LSVD_CACHE_SIZE] [default: 10G]
     #[arg(long, value_name = "SIZE")]
     pub(crate) cache_size: Option<String>,
-    /// Memory for the newest part of each volume's log [LSVD_MEMORY] [default: 32M]
+    /// Memory for the newest part of each volume's log [env: LSVD_MEMORY] [default: 32M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Size of an object in the store [LSVD_BATCH_SIZE] [default: 8M]
+    /// Size of an object in the store [env: LSVD_BATCH_SIZE] [default: 8M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) batch_size: Option<String>,
-    /// Longest wait of a write for its object to fill [LSVD_BATCH_AGE] [default: 2s]
+    /// Longest wait of a write for its object to fill [env: LSVD_BATCH_AGE] [default: 2s]
     #[arg(long, value_name = "TIME")]
     pub(crate) batch_age: Option<String>,
-    /// Compression of new objects: lz4, zstd or none [LSVD_COMPRESSION] [default: lz4]
+    /// Compression of new objects: lz4, zstd or none [env: LSVD_COMPRESSION] [default: lz4]
     #[arg(long, value_name = "NAME")]
     pub(crate) compression: Option<String>,
-    /// Objects between two checkpoints [LSVD_CHECKPOINT_OBJECTS] [default: 256]
+    /// Objects between two checkpoints [env: LSVD_CHECKPOINT_OBJECTS] [default: 256]
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_objects: Option<String>,
 }

@@ -86,6 +86,7 @@ mod superblock_cell;
 mod threads;
 pub mod units;
 mod volume;
+mod writer;
 
 pub use config::{Compression, EngineConfig, VolumeConfig};
 pub use engine::Engine;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::core::Core;
 use crate::error::Error;
 use crate::units::SECTOR_BYTES;
-use crate::volume::Writer;
+use crate::writer::Writer;
 
 /// Counters since the volume was opened, and gauges.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::log::WriteLog;
 use crate::poison::guard;
 use crate::publish::Publisher;
-use crate::volume::{Volume, Writer};
+use crate::volume::Volume;
+use crate::writer::Writer;
 
 /// How often a closing volume reports what is left.
 const PROGRESS: Duration = Duration::from_millis(250);

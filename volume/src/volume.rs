@@ -6,23 +6,20 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::batch::Orders;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::health::count;
 use crate::log::{Entry, Pass, Refused, WriteLog};
-use crate::park::{Parking, Request, write_entries};
+use crate::park::{Request, write_entries};
 use crate::pool::Pool;
-use crate::publish::Publisher;
 use crate::read::{Filled, Patience, Reader, covering};
 use crate::stats::VolumeStats;
 use crate::units::{BLOCK_BYTES, Extent, Lba, LogSeq, SECTOR_BYTES};
+use crate::writer::Writer;
 
 /// How long a blocking call waits before it looks whether the volume failed.
 const TICK: Duration = Duration::from_millis(100);
@@ -37,18 +34,6 @@ pub struct Volume {
     reader: Reader,
     writer: Option<Writer>,
     pool: Arc<Pool>,
-}
-
-/// What a volume open for writing has besides.
-#[derive(Debug)]
-pub(crate) struct Writer {
-    pub(crate) log: Arc<WriteLog>,
-    pub(crate) orders: Arc<Orders>,
-    pub(crate) parking: Arc<Parking>,
-    pub(crate) publisher: Publisher,
-    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held by a resize, so that two are published in the order of their records.
-    pub(crate) resizing: Mutex<()>,
 }
 
 thread_local! {
@@ -371,14 +356,6 @@ impl Volume {
     /// Records the volume's new name, for messages.
     pub(crate) fn renamed(&self, name: &str) {
         *self.core.name.lock() = name.into();
-    }
-}
-
-impl Writer {
-    /// Asks for everything up to `seq` to be uploaded soon.
-    pub(crate) fn drain_to(&self, seq: LogSeq) {
-        self.orders.drain_to(seq);
-        self.log.wake_tail();
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 
-use super::data_object::FRAME_BYTES_MAX;
 use super::error::{FormatError, FormatResult};
 use crate::config::Compression;
 
@@ -13,6 +12,9 @@ use crate::config::Compression;
 const SAVING_PARTS: usize = 16;
 
 const ZSTD_LEVEL: i32 = 1;
+
+/// Most logical bytes of a frame.
+pub const FRAME_BYTES_MAX: u32 = 1 << 20;
 
 /// How a stored frame is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -27,6 +27,7 @@
 use lsvd_store::ByteRange;
 
 use super::codec::{Reader, Writer};
+pub use super::compress::FRAME_BYTES_MAX;
 use super::compress::FrameCodec;
 use super::error::{FormatError, FormatResult};
 use super::object_header::{
@@ -39,9 +40,6 @@ pub const FRAME_BYTES_DEFAULT: u32 = 64 << 10;
 
 /// Fewest logical bytes of a frame.
 pub const FRAME_BYTES_MIN: u32 = 4 << 10;
-
-/// Most logical bytes of a frame.
-pub const FRAME_BYTES_MAX: u32 = 1 << 20;
 
 const EXTENT_BYTES_MIN: usize = 2;
 const FRAME_REF_BYTES_MIN: usize = 10;

@@ -17,65 +17,13 @@ use parking_lot::MutexGuard;
 
 use crate::error::{Error, Result};
 use crate::format::LogPoint;
-use crate::units::{LogPos, LogSeq, ObjectSeq};
+use crate::units::{LogPos, LogSeq};
 
+use super::flush_state::{FlushDone, Round};
 use super::write_log::WriteLog;
-
-/// Called once with the outcome of a flush.
-pub(crate) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// How long acknowledged writes may stay in memory alone when nobody flushes.
 const IDLE: Duration = Duration::from_secs(1);
-
-/// Shared with the threads that ask for something.
-#[derive(Default)]
-pub(super) struct FlushState {
-    waiters: Vec<FlushDone>,
-    woken: bool,
-    stop: bool,
-    /// Newest tail not yet in a header.
-    tail: Option<(LogPos, LogSeq, ObjectSeq)>,
-    /// Everything before is in the file.
-    written: LogPos,
-    /// Everything before is safe in the file.
-    synced: LogPos,
-}
-
-impl std::fmt::Debug for FlushState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("FlushState")
-            .field("waiters", &self.waiters.len())
-            .field("written", &self.written)
-            .field("synced", &self.synced)
-            .finish_non_exhaustive()
-    }
-}
-
-impl FlushState {
-    pub(super) fn new(start: LogPos) -> Self {
-        Self { written: start, synced: start, ..Self::default() }
-    }
-
-    pub(super) fn note_tail(&mut self, tail: LogPos, seq: LogSeq, committed: ObjectSeq) {
-        self.tail = Some((tail, seq, committed));
-    }
-
-    /// The orders for a round that begins now.
-    fn take_round(&mut self) -> Round {
-        Round { waiters: std::mem::take(&mut self.waiters), idle: false, stop: self.stop }
-    }
-
-    pub(super) fn wake(&mut self) {
-        self.woken = true;
-    }
-}
-
-/// One round's orders.
-struct Round {
-    waiters: Vec<FlushDone>,
-    idle: bool,
-    stop: bool,
-}
 
 impl WriteLog {
     /// Calls `done` when everything acknowledged so far is safe on the SSD.

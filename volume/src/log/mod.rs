@@ -14,11 +14,12 @@
 //!
 //! Files: [`layout`] where a position lies · `head` who may take the next one · `memory`
 //! the window · `data` file and memory together · `header_pair` the file's two headers · `write_log` append and release ·
-//! `flusher` the thread · `tail` reading in order for the sequencer · `tail_signal` waking it · `fetch` reading a
+//! `flusher` the thread, `flush_state` its orders · `tail` reading in order for the sequencer · `tail_signal` waking it · `fetch` reading a
 //! piece for a reader · `scan` what a crash left · `open` making and opening a log.
 
 mod data;
 mod fetch;
+mod flush_state;
 mod flusher;
 mod head;
 mod header_pair;

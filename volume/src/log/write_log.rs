@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::data::LogData;
-use super::flusher::FlushState;
+use super::flush_state::FlushState;
 use super::head::{Head, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
 use super::tail_signal::TailSignal;

@@ -1,0 +1,32 @@
+//! What a volume open for writing has besides: the log, and the threads that empty it.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::batch::Orders;
+use crate::log::WriteLog;
+use crate::park::Parking;
+use crate::publish::Publisher;
+use crate::units::LogSeq;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) log: Arc<WriteLog>,
+    pub(crate) orders: Arc<Orders>,
+    pub(crate) parking: Arc<Parking>,
+    pub(crate) publisher: Publisher,
+    pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held by a resize, so that two are published in the order of their records.
+    pub(crate) resizing: Mutex<()>,
+}
+
+impl Writer {
+    /// Asks for everything up to `seq` to be uploaded soon.
+    pub(crate) fn drain_to(&self, seq: LogSeq) {
+        self.orders.drain_to(seq);
+        self.log.wake_tail();
+    }
+}
