@@ -158,6 +158,7 @@ impl Volume {
             }
         }
         done(Ok(()));
+        writer.log.flush_ahead();
     }
 
     /// Discards a range: it reads as zeroes afterwards.

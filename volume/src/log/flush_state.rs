@@ -6,10 +6,13 @@ use crate::units::{LogPos, LogSeq, ObjectSeq};
 /// Called once with the outcome of a flush.
 pub(crate) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// From so many flushes of single records in a row on the next one is expected.
+const SINGLES_MIN: u32 = 8;
+
 /// Shared with the threads that ask for something.
 #[derive(Default)]
 pub(super) struct FlushState {
-    pub(super) waiters: Vec<FlushDone>,
+    pub(super) waiters: Vec<Waiter>,
     pub(super) woken: bool,
     pub(super) stop: bool,
     /// Newest tail not yet in a header.
@@ -18,6 +21,17 @@ pub(super) struct FlushState {
     pub(super) written: LogPos,
     /// Everything before is safe in the file.
     pub(super) synced: LogPos,
+    /// The newest record at the last flush.
+    flushed: LogSeq,
+    /// Flushes in a row of which each had one record to make safe.
+    singles: u32,
+}
+
+/// Somebody who waits for a flush.
+pub(super) struct Waiter {
+    /// Everything before this is to be safe.
+    pub(super) target: LogPos,
+    pub(super) done: FlushDone,
 }
 
 impl std::fmt::Debug for FlushState {
@@ -41,7 +55,27 @@ impl FlushState {
 
     /// The orders for a round that begins now.
     pub(super) fn take_round(&mut self) -> Round {
-        Round { waiters: std::mem::take(&mut self.waiters), idle: false, stop: self.stop }
+        Round {
+            waiters: std::mem::take(&mut self.waiters),
+            ahead: false,
+            idle: false,
+            stop: self.stop,
+        }
+    }
+
+    /// Takes those out whose records are safe by now.
+    pub(super) fn take_covered(&mut self) -> Vec<Waiter> {
+        let synced = self.synced;
+        self.waiters.extract_if(.., |waiter| waiter.target <= synced).collect()
+    }
+
+    /// Notes a flush when `newest` is the newest record. Whether the next write is likely to be
+    /// followed by a flush at once, as in a database's log.
+    pub(super) fn expects_another(&mut self, newest: LogSeq) -> bool {
+        let single = newest.since(self.flushed) == 1;
+        self.singles = if single { self.singles.saturating_add(1) } else { 0 };
+        self.flushed = newest;
+        self.singles >= SINGLES_MIN
     }
 
     pub(super) fn wake(&mut self) {
@@ -51,7 +85,9 @@ impl FlushState {
 
 /// One round's orders.
 pub(super) struct Round {
-    pub(super) waiters: Vec<FlushDone>,
+    pub(super) waiters: Vec<Waiter>,
+    /// Nobody asked yet, but somebody is about to.
+    pub(super) ahead: bool,
     /// Nobody asked; the log has been left alone for a while.
     pub(super) idle: bool,
     pub(super) stop: bool,

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::LogPoint;
 use crate::units::{LogPos, LogSeq};
 
-use super::flush_state::{FlushDone, Round};
+use super::flush_state::{FlushDone, Round, Waiter};
 use super::write_log::WriteLog;
 
 /// How long acknowledged writes may stay in memory alone when nobody flushes.
@@ -36,27 +36,42 @@ impl WriteLog {
             drop(flush);
             return done(Err(Error::Closing(self.volume.clone())));
         }
-        if flush.synced >= self.end() {
+        let (target, newest) = {
+            let head = self.head.lock();
+            (head.pos(), head.seq())
+        };
+        self.flush_ahead.store(flush.expects_another(newest), Ordering::Relaxed);
+        if flush.synced >= target {
             drop(flush);
             return done(Ok(()));
         }
-        flush.waiters.push(done);
+        flush.waiters.push(Waiter { target, done });
         drop(flush);
         // Handing over to the thread costs more than the sync itself on a fast SSD. If nobody is
-        // at it, do it here; who comes meanwhile waits for the next round.
-        match self.rounds.try_lock() {
-            Some(turn) => {
-                let round = self.flush.lock().take_round();
-                // Whoever waited has the outcome; a failure ends the thread at its next round.
-                let _ = self.carry_out(round, &turn);
-                drop(turn);
-                if !self.flush.lock().waiters.is_empty() {
-                    self.flush_wake.notify_one();
-                }
-            }
-            None => {
-                self.flush_wake.notify_one();
-            }
+        // at it, do it here; otherwise whoever is at it looks after this one.
+        self.try_round(false);
+    }
+
+    /// Called after a write was answered: where every write so far was followed by a flush, begins
+    /// with it before it is asked for.
+    pub(crate) fn flush_ahead(&self) {
+        if self.flush_ahead.load(Ordering::Relaxed) {
+            // Once only, until the flush has come.
+            self.flush_ahead.store(false, Ordering::Relaxed);
+            self.try_round(true);
+        }
+    }
+
+    /// Does a round, if nobody is at one.
+    fn try_round(&self, ahead: bool) {
+        let Some(turn) = self.rounds.try_lock() else { return };
+        let round = Round { ahead, ..self.flush.lock().take_round() };
+        // Whoever waited has the outcome; a failure ends the thread at its next round.
+        let _ = self.carry_out(round, &turn);
+        drop(turn);
+        // Who came too late for this round found it going on and left it at that.
+        if !self.flush.lock().waiters.is_empty() {
+            self.flush_wake.notify_one();
         }
     }
 
@@ -79,6 +94,7 @@ impl WriteLog {
             let stop = round.stop;
             let turn = self.rounds.lock();
             let outcome = self.carry_out(round, &turn);
+            drop(turn);
             if stop || outcome.is_err() {
                 return outcome;
             }
@@ -95,8 +111,12 @@ impl WriteLog {
                 self.flush_failed.get_or_init(|| error).clone()
             }),
         };
-        for done in round.waiters {
-            done(outcome.clone());
+        let covered = match &outcome {
+            Ok(()) => self.flush.lock().take_covered(),
+            Err(_) => std::mem::take(&mut self.flush.lock().waiters),
+        };
+        for waiter in round.waiters.into_iter().chain(covered) {
+            (waiter.done)(outcome.clone());
         }
         outcome
     }
@@ -112,8 +132,8 @@ impl WriteLog {
             Some(cause) => cause.clone(),
             None => Error::Closing(self.volume.clone()),
         };
-        for done in left {
-            done(Err(error.clone()));
+        for waiter in left {
+            (waiter.done)(Err(error.clone()));
         }
     }
 
@@ -153,7 +173,8 @@ impl WriteLog {
         };
         // Memory is given up only for what is safe, so it must not run out of that.
         let unsafe_bytes = sealed.since(synced) >= self.data.layout.window_bytes() / 4;
-        let sync_wanted = !round.waiters.is_empty() || round.idle || round.stop || unsafe_bytes;
+        let asked = !round.waiters.is_empty() || round.ahead;
+        let sync_wanted = asked || round.idle || round.stop || unsafe_bytes;
         // A write that is durable by itself spares the sync, if nothing else waits for one.
         let durable_write = sync_wanted && written == synced;
         self.write_out(written, sealed, durable_write)?;
