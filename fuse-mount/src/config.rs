@@ -83,7 +83,7 @@ pub(crate) struct Settings {
 }
 
 /// Smallest write log: room for a few large writes.
-const LOG_BYTES_MIN: u64 = 16 << 20;
+const LOG_BYTES_MIN: u64 = lsvd_volume::RING_BYTES_MIN;
 
 impl Settings {
     /// Layers flags, variables, file and defaults.
@@ -152,7 +152,7 @@ impl VolumeSettings {
                 "memory",
                 volume,
                 || default.buffer_bytes,
-                |text| at_least(parse_bytes(text)?, 4 << 20),
+                |text| at_least(parse_bytes(text)?, lsvd_volume::WINDOW_BYTES_MIN),
             )?,
             batch_size: layers.get(
                 "batch-size",

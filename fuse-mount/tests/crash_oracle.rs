@@ -38,8 +38,8 @@ const ACKED_MAX: u64 = 3000;
 
 /// Small figures, so that rings wrap, buffers rotate and checkpoints come often.
 const FLAGS: &[&str] = &[
-    "--log-size=16M",
-    "--memory=4M",
+    "--log-size=32M",
+    "--memory=8M",
     "--cache-size=16M",
     "--batch-size=512K",
     "--batch-age=100ms",

@@ -19,8 +19,8 @@ const BLOCK: usize = 64 << 10;
 const BLOCKS: u64 = 48;
 const VOLUME: &str = "v.img";
 const FLAGS: &[&str] = &[
-    "--log-size=16M",
-    "--memory=4M",
+    "--log-size=32M",
+    "--memory=8M",
     "--cache-size=0",
     "--batch-size=1M",
     "--checkpoint-objects=2",
@@ -291,7 +291,7 @@ fn a_damaged_log_is_refused_or_recovered_in_full() {
     let lab = Lab::new();
     // Nothing goes to the store by itself: the log is the only copy.
     let flags =
-        ["--log-size=16M", "--memory=4M", "--cache-size=0", "--batch-size=64M", "--batch-age=1h"];
+        ["--log-size=32M", "--memory=8M", "--cache-size=0", "--batch-size=64M", "--batch-age=1h"];
     let mount = lab.mount(&flags);
     fill(&mount);
     // Only what a later sync vouches for can be told from a write that the crash tore.
@@ -345,7 +345,7 @@ fn a_damaged_log_is_refused_or_recovered_in_full() {
 fn a_damaged_cache_mends_itself() {
     need_mount!();
     let lab = Lab::new();
-    let flags = ["--log-size=16M", "--memory=4M", "--cache-size=16M", "--checkpoint-objects=2"];
+    let flags = ["--log-size=32M", "--memory=8M", "--cache-size=16M", "--checkpoint-objects=2"];
     let mount = lab.mount(&flags);
     fill(&mount);
     mount.unmount();

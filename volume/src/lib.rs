@@ -88,6 +88,7 @@ pub mod units;
 mod volume;
 mod writer;
 
+pub use crate::log::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
 pub use config::{Compression, EngineConfig, VolumeConfig};
 pub use engine::Engine;
 pub use error::{Error, Result};

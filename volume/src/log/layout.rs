@@ -22,9 +22,12 @@ pub(super) const IDENTITY_BYTES: usize = BLOCK_BYTES as usize;
 
 /// Smallest window. The half of it that is always given up must hold the largest record and
 /// the pad before it, or an append could wait for ever.
-const WINDOW_BYTES_MIN: u64 = 8 << 20;
+pub const WINDOW_BYTES_MIN: u64 = 8 << 20;
 const _: () =
     assert!(WINDOW_BYTES_MIN / 2 > 2 * (HEAD_AND_TABLE_BYTES_MAX as u64 + PAYLOAD_MAX as u64));
+
+/// Smallest ring, in bytes.
+pub const RING_BYTES_MIN: u64 = 4 * WINDOW_BYTES_MIN;
 
 /// Largest ring; far beyond any SSD.
 const RING_BYTES_MAX: u64 = 1 << 50;
@@ -41,7 +44,7 @@ impl Layout {
     /// ring a multiple of it and at least twice as large.
     pub(crate) fn fitting(ring_bytes: u64, window_bytes: u64) -> Self {
         let window = window_bytes.clamp(WINDOW_BYTES_MIN, RING_BYTES_MAX / 4).next_power_of_two();
-        let ring = ring_bytes.clamp(4 * WINDOW_BYTES_MIN, RING_BYTES_MAX);
+        let ring = ring_bytes.clamp(RING_BYTES_MIN, RING_BYTES_MAX);
         let mut window_bytes = window;
         while window_bytes > WINDOW_BYTES_MIN && window_bytes > ring / 4 {
             window_bytes /= 2;

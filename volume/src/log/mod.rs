@@ -34,6 +34,7 @@ mod write_log;
 pub(crate) use data::LogData;
 pub(crate) use fetch::Fetched;
 pub(crate) use head::{Pass, Wait};
+pub use layout::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
 pub(crate) use open::{LogOnDisk, LogParams, Start};
 pub(crate) use scan::ScanEnd;
 pub(crate) use tail::LogTail;
