@@ -51,7 +51,7 @@ fn bad_flags_are_one_line_usage_errors() {
     lab.run(&["frobnicate"]).failure(2, &["frobnicate"]);
     lab.run(&["list", "--wrong"]).failure(2, &["--wrong"]);
     lab.run(&["info"]).failure(2, &["NAME"]);
-    lab.run(&["mount", "/", "--log-size", "1K"]).failure(2, &["--log-size", "16 MiB"]);
+    lab.run(&["mount", "/", "--log-size", "1K"]).failure(2, &["--log-size", "32 MiB"]);
     lab.run(&["mount", "/", "--compression", "gzip"]).failure(2, &["--compression", "zstd"]);
     lab.run(&["mount", "/", "--batch-age", "soon"]).failure(2, &["--batch-age", "2s"]);
     lab.run(&["--store", "ftp://x", "list"]).failure(2, &["ftp", "file:///"]);

@@ -96,6 +96,8 @@ struct Campaign {
     drained: Tick,
     acked: u64,
     killed_at: BTreeMap<String, u64>,
+    /// Failpoints set so far.
+    tried: usize,
 }
 
 impl Drop for Campaign {
@@ -123,6 +125,7 @@ impl Campaign {
             drained: 0,
             acked: 0,
             killed_at: BTreeMap::new(),
+            tried: 0,
         }
     }
 
@@ -196,8 +199,11 @@ impl Campaign {
 
     /// Starts a daemon that dies at a step of the recovery, or is killed soon after.
     fn die_in_recovery(&mut self, rng: &mut Rng) {
-        let name = FAILPOINTS[rng.below(FAILPOINTS.len() as u64) as usize];
-        let failpoint = format!("{name}:{}", 1 + rng.below(2));
+        // Each in turn, so that every campaign comes by those that every recovery reaches.
+        let name = FAILPOINTS[self.tried % FAILPOINTS.len()];
+        let arrival = if self.tried < FAILPOINTS.len() { 1 } else { 1 + rng.below(2) };
+        self.tried += 1;
+        let failpoint = format!("{name}:{arrival}");
         let mountpoint = self.lab.mountpoint();
         let variables = [("LSVD_FAILPOINT", failpoint.as_str())];
         let Ok(mount) = self.lab.launch(&mountpoint, FLAGS, &variables) else {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lsvd_store::{ObjectStore, RetryPolicy, RetryStore, Stop, SystemSleeper};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::cache::{CacheStats, FileCache, NoCache, ReadCache};
@@ -157,6 +157,17 @@ impl Engine {
         own.unwrap_or_else(|| self.config.volume.clone())
     }
 
+    /// Begins a step that changes which volumes there are or are open. While the engine ends it
+    /// is refused at once: the end may wait for the store for long.
+    fn transition(&self, name: &VolumeName) -> Result<MutexGuard<'_, ()>> {
+        let closing = || Error::Closing(name.to_string());
+        if self.ending.load(Ordering::SeqCst) {
+            return Err(closing());
+        }
+        let alone = self.transition.lock();
+        if self.ending.load(Ordering::SeqCst) { Err(closing()) } else { Ok(alone) }
+    }
+
     fn check_writable(&self, name: &VolumeName) -> Result<()> {
         if self.read_only { Err(Error::ReadOnly(name.to_string())) } else { Ok(()) }
     }
@@ -173,7 +184,7 @@ impl Engine {
     ) -> Result<VolumeInfo> {
         self.check_writable(name)?;
         check_size(size_bytes)?;
-        let _alone = self.transition.lock();
+        let _alone = self.transition(name)?;
         let platform = &self.around.platform;
         let uuid = uuid::Builder::from_random_bytes(platform.random().to_le_bytes()).into_uuid();
         let compression = self.volume_config(name).compression;
@@ -233,7 +244,7 @@ impl Engine {
     /// There is none of the old name or one of the new, or the store fails.
     pub fn rename(&self, from: &VolumeName, to: &VolumeName) -> Result<()> {
         self.check_writable(from)?;
-        let _alone = self.transition.lock();
+        let _alone = self.transition(from)?;
         let found = self.catalog.find(from)?;
         let open = self.writers.lock().get(&found.get().volume).cloned();
         match open {
@@ -256,7 +267,7 @@ impl Engine {
     /// It is open here, there is none of that name, or the store fails.
     pub fn delete(&self, name: &VolumeName) -> Result<()> {
         self.check_writable(name)?;
-        let _alone = self.transition.lock();
+        let _alone = self.transition(name)?;
         let found = self.catalog.find_to_delete(name)?;
         let uuid = found.get().volume;
         self.check_closed(name, uuid)?;
@@ -308,7 +319,7 @@ impl Engine {
     /// # Errors
     /// There is none of that name, it is damaged, or the store fails.
     pub fn open_reader(&self, name: &VolumeName) -> Result<Arc<Volume>> {
-        let _alone = self.transition.lock();
+        let _alone = self.transition(name)?;
         let found = self.catalog.find(name)?;
         if let Some(open) = self.writers.lock().get(&found.get().volume) {
             return Ok(Arc::clone(open));
@@ -323,10 +334,7 @@ impl Engine {
     /// As [`Self::open_reader`]; [`Error::StaleLog`] where this host's log cannot be replayed.
     pub fn open_writer(&self, name: &VolumeName) -> Result<Arc<Volume>> {
         self.check_writable(name)?;
-        let _alone = self.transition.lock();
-        if self.ending.load(Ordering::SeqCst) {
-            return Err(Error::Closing(name.to_string()));
-        }
+        let _alone = self.transition(name)?;
         let found = self.catalog.find(name)?;
         let uuid = found.get().volume;
         if let Some(open) = self.writers.lock().get(&uuid) {
@@ -348,7 +356,7 @@ impl Engine {
     /// # Errors
     /// The volume had failed, or the SSD does now; it is closed all the same.
     pub fn close(&self, name: &VolumeName, how: Close) -> Result<()> {
-        let _alone = self.transition.lock();
+        let _alone = self.transition(name)?;
         let Some(volume) = self.opened(name) else { return Ok(()) };
         self.writers.lock().remove(&volume.uuid());
         close(&volume, how, &mut |_| !self.ending.load(Ordering::SeqCst)).map(drop)
@@ -433,7 +441,7 @@ impl Engine {
     /// The volume is open, the log is not stale, or the SSD or the store fails.
     pub fn discard_log(&self, name: &VolumeName) -> Result<u64> {
         self.check_writable(name)?;
-        let _alone = self.transition.lock();
+        let _alone = self.transition(name)?;
         let found = self.catalog.find(name)?;
         self.check_closed(name, found.get().volume)?;
         let opening = self.opening(name, found);

@@ -145,7 +145,7 @@ pub enum Error {
         reason: String,
     },
     /// The volume, or the engine, is shutting down.
-    #[error("volume {0:?} is closing")]
+    #[error("volume {0:?}: the daemon is ending; try again when it has")]
     Closing(String),
 }
 

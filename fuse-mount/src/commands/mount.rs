@@ -51,7 +51,9 @@ pub(super) fn run(
 }
 
 fn init_log() {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    // fuser warns of every request that a file system may leave out, such as an ioctl.
+    let quiet = env_logger::Env::default().default_filter_or("info,fuser=error");
+    env_logger::Builder::from_env(quiet).init();
 }
 
 /// Logs hold data, so nobody else may look in.
