@@ -8,7 +8,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -370,4 +370,42 @@ fn a_damaged_cache_mends_itself() {
         mount.unmount();
     }
     no_panic(&lab);
+}
+
+/// The memory of the only log, which a daemon holds mapped.
+fn memory_of(mount: &Mount) -> PathBuf {
+    let mut found = mount.memory_held();
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+/// Where the memory lies in a file of the cache directory, a file system that goes away and comes
+/// back without a reboot can show older pages of it than were last written.
+#[test]
+fn memory_older_than_its_log_is_not_believed() {
+    need_mount!();
+    let lab = Lab::new();
+    let flags = ["--log-size=32M", "--memory=8M", "--batch-size=64M", "--batch-age=1h"];
+    let mount = lab.mount(&flags);
+    let path = make_volume(&mount, "v.img", 16 << 20);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    let older = lab.path().join("memory");
+    for block in 0..200 {
+        file.write_all_at(&[block as u8 + 1; 4096], block * 4096).unwrap();
+        file.sync_data().unwrap();
+        if block == 80 {
+            fs::copy(memory_of(&mount), &older).unwrap();
+        }
+    }
+    let memory = memory_of(&mount);
+    mount.kill_only();
+    drop(file);
+    fs::copy(&older, &memory).unwrap();
+    mount.kill();
+
+    let mount = lab.mount(&flags);
+    let seen = fs::read(mount.file("v.img")).unwrap();
+    for block in 0..200_usize {
+        assert_eq!(seen[block * 4096], (block as u8).wrapping_add(1), "block {block}");
+    }
 }

@@ -327,12 +327,17 @@ impl Mount {
     }
 
     /// Remembers the memory files of the daemon's logs, which outlive it.
-    fn note_buffers(&self) {
+    /// The memory of open logs, as files.
+    pub fn memory_held(&self) -> Vec<PathBuf> {
         let maps = fs::read_to_string(format!("/proc/{}/maps", self.pid)).unwrap_or_default();
         let paths = maps.lines().filter_map(|line| line.split_whitespace().nth(5));
         let of_logs =
             paths.filter(|path| path.starts_with("/dev/shm/lsvd-") || path.ends_with(".buffer"));
-        self.buffers.lock().unwrap().extend(of_logs.map(PathBuf::from));
+        of_logs.map(PathBuf::from).collect()
+    }
+
+    fn note_buffers(&self) {
+        self.buffers.lock().unwrap().extend(self.memory_held());
     }
 
     /// `kill -9`, and nothing else: see [`Mount::kill`] for the rest.
