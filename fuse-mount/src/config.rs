@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use lsvd_store::StoreOptions;
 use lsvd_volume::{Compression, EngineConfig, VolumeConfig};
 use serde_json::{Value, json};
 
@@ -103,6 +104,11 @@ impl Settings {
             per_volume,
             file: layers.file_path(),
         })
+    }
+
+    /// How the store is reached.
+    pub(crate) fn store_options(&self) -> StoreOptions {
+        StoreOptions::default()
     }
 
     /// What the engine needs to know.

@@ -18,13 +18,13 @@ pub(crate) fn open(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
         std::fs::create_dir_all(parent)
             .with_context(|| format!("cannot make {} for the default store", parent.display()))?;
     }
-    Ok(lsvd_store::open(url)?)
+    Ok(lsvd_store::open(url, &settings.store_options())?)
 }
 
 /// Opens the store for a command that expects volumes in it, so that a typing error does not make
 /// a new empty store.
 pub(crate) fn open_existing(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
-    lsvd_store::open_existing(&settings.store.value).with_context(|| {
+    lsvd_store::open_existing(&settings.store.value, &settings.store_options()).with_context(|| {
         format!("no store at {}; `mount` and `create` make one", settings.store.value)
     })
 }

@@ -20,6 +20,7 @@ pub mod faulty;
 mod key;
 pub mod mem;
 mod object_store;
+mod options;
 pub mod retry;
 mod url;
 
@@ -29,5 +30,6 @@ pub use faulty::{Fault, FaultPlan, FaultyStore, Gate, Odds, Op, OpCount, Point, 
 pub use key::{BadKey, Key};
 pub use mem::MemStore;
 pub use object_store::{ByteRange, ListPage, ObjectMeta, ObjectStore, Version};
+pub use options::{RadosOptions, S3Options, StoreOptions, Timeouts};
 pub use retry::{RetryPolicy, RetryStore, Sleeper, Stop, SystemSleeper};
 pub use url::{open, open_existing};

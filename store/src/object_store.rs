@@ -115,6 +115,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
 
     /// Deletes the object; a missing one is no error.
     fn delete(&self, key: &Key) -> StoreResult<()>;
+
+    /// Deletes all of `keys`, in as few requests as the store allows. After an error any of them
+    /// may be gone.
+    fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
+        keys.iter().try_for_each(|key| self.delete(key))
+    }
 }
 
 /// A shared store is a store, so that decorators can wrap an `Arc<dyn ObjectStore>`.
@@ -149,5 +155,9 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
 
     fn delete(&self, key: &Key) -> StoreResult<()> {
         (**self).delete(key)
+    }
+
+    fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
+        (**self).delete_many(keys)
     }
 }

@@ -206,4 +206,8 @@ impl<S: ObjectStore> ObjectStore for RetryStore<S> {
     fn delete(&self, key: &Key) -> StoreResult<()> {
         self.run(|| self.inner.delete(key))
     }
+
+    fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
+        self.run(|| self.inner.delete_many(keys))
+    }
 }

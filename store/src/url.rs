@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{DirStore, MemStore, ObjectStore, StoreError, StoreResult};
+use crate::{DirStore, MemStore, ObjectStore, StoreError, StoreOptions, StoreResult};
 
 const KNOWN: &str = "known are file:///absolute/path (or just the path) and mem:";
 
@@ -10,8 +10,8 @@ const KNOWN: &str = "known are file:///absolute/path (or just the path) and mem:
 ///
 /// # Errors
 /// As [`open_existing`].
-pub fn open(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
-    open_url(url, true)
+pub fn open(url: &str, options: &StoreOptions) -> StoreResult<Arc<dyn ObjectStore>> {
+    open_url(url, options, true)
 }
 
 /// Opens the store that `url` names, which must be there.
@@ -20,11 +20,11 @@ pub fn open(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
 ///
 /// # Errors
 /// `BadUrl` where the text names no store, otherwise what opening the store says.
-pub fn open_existing(url: &str) -> StoreResult<Arc<dyn ObjectStore>> {
-    open_url(url, false)
+pub fn open_existing(url: &str, options: &StoreOptions) -> StoreResult<Arc<dyn ObjectStore>> {
+    open_url(url, options, false)
 }
 
-fn open_url(url: &str, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
+fn open_url(url: &str, _options: &StoreOptions, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
     let bad = |reason: String| StoreError::BadUrl { url: url.to_owned(), reason };
     if url == "mem:" {
         return Ok(Arc::new(MemStore::new()));
@@ -54,28 +54,32 @@ fn open_url(url: &str, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
 mod tests {
     use super::*;
 
+    fn none() -> StoreOptions {
+        StoreOptions::default()
+    }
+
     #[test]
     fn opens_each_known_kind() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap();
         let url = format!("file://{path}/store");
-        assert_eq!(open(&url).unwrap().url(), url);
-        assert_eq!(open(&format!("{path}/store")).unwrap().url(), url);
-        assert_eq!(open("mem:").unwrap().url(), "mem:");
+        assert_eq!(open(&url, &none()).unwrap().url(), url);
+        assert_eq!(open(&format!("{path}/store"), &none()).unwrap().url(), url);
+        assert_eq!(open("mem:", &none()).unwrap().url(), "mem:");
     }
 
     #[test]
     fn a_store_that_should_be_there_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
         let url = format!("{}/typo", dir.path().display());
-        assert!(open_existing(&url).is_err());
+        assert!(open_existing(&url, &none()).is_err());
         assert!(!dir.path().join("typo").exists());
     }
 
     #[test]
     fn a_directory_without_a_parent_is_not_made() {
         let dir = tempfile::tempdir().unwrap();
-        let error = open(&format!("{}/a/b", dir.path().display())).unwrap_err();
+        let error = open(&format!("{}/a/b", dir.path().display()), &none()).unwrap_err();
         assert!(matches!(error, StoreError::Refused { .. }), "{error}");
         assert!(!dir.path().join("a").exists());
     }
@@ -90,7 +94,7 @@ mod tests {
             ("relative/x", "known are file:///"),
             ("", "known are file:///"),
         ] {
-            let error = open(url).unwrap_err();
+            let error = open(url, &none()).unwrap_err();
             assert!(matches!(error, StoreError::BadUrl { .. }), "{url}");
             assert!(error.to_string().contains(hint), "{error}");
         }
