@@ -22,15 +22,16 @@ pub(super) struct Encoded {
 }
 
 /// Lays the batch's data out in address order, cuts it into frames and compresses them.
-/// `each_frame` sees every frame as it is before.
+/// `each_frame` sees every frame as it is before. The object's body is written to `body`, which is
+/// empty.
 pub(super) fn encode(
     batch: &Batch,
     stamp: Stamp,
     compression: Compression,
+    mut body: Vec<u8>,
     mut each_frame: impl FnMut(u32, &[u8]),
 ) -> FormatResult<Encoded> {
     let frame_bytes = FRAME_BYTES_DEFAULT as usize;
-    let mut body = Vec::with_capacity(batch.data.len() / 2);
     let mut frames: Vec<FrameRef> = Vec::new();
     let mut extents = Vec::with_capacity(batch.extents.len());
     let mut frame = Vec::with_capacity(frame_bytes);

@@ -6,11 +6,14 @@
 //! ```
 //! One thread, `lsvd-batch`, owns the next object number, the open batch and the commit
 //! queue, and is the only writer of the clean map. Uploads run in parallel and finish in any
-//! order; commits never overtake.
+//! order; commits never overtake. While nothing presses, uploads use only processors that
+//! nobody else wants: the log has what they bring away.
 
+mod buffers;
 mod builder;
 mod encode;
 mod orders;
+mod pace;
 mod sequencer;
 mod uploader;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::buffers::Buffers;
 use super::builder::{Batch, Builder, Offer};
 use super::orders::Orders;
 use super::uploader::{Job, Outcome, Uploaders};
@@ -18,6 +19,7 @@ use crate::format::{
 };
 use crate::log::{LogTail, WriteLog};
 use crate::map::CommitExtent;
+use crate::platform::Pace;
 use crate::units::{Epoch, LogPos, LogSeq, ObjectSeq};
 
 /// A number is created only after the one this much lower is committed. Every object says so;
@@ -29,6 +31,15 @@ const UPLOADERS: usize = 4;
 
 /// Extents committed per hold of the maps' lock.
 const COMMIT_SLICE: usize = 64;
+
+/// From this share of the ring on uploads do not make way for other work any more.
+const PRESSED_256THS: u64 = 64;
+
+/// Nor once a record waits for so much longer than a batch may take to fill.
+const PRESSED_AGE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they still should make way.
+const PRESSED_CHECK: Duration = Duration::from_millis(250);
 
 /// Where in the stream a writer begins.
 #[derive(Clone, Debug)]
@@ -71,6 +82,7 @@ pub(crate) struct Sequencer {
     at: Position,
     tail: LogTail,
     builder: Builder,
+    buffers: Arc<Buffers>,
     /// When the open batch got its first record.
     begun: Duration,
     in_flight: BTreeMap<ObjectSeq, InFlight>,
@@ -98,6 +110,7 @@ impl Sequencer {
         });
         Self {
             builder: Builder::new(core.config.batch_bytes, at.size_sectors),
+            buffers: Arc::default(),
             core,
             log,
             orders,
@@ -116,10 +129,11 @@ impl Sequencer {
     /// The thread's body.
     pub(crate) fn run(mut self) -> Result<()> {
         let (inbox, log) = (Arc::clone(&self.inbox), Arc::clone(&self.log));
-        let uploaders = Uploaders::start(&self.core, UPLOADERS, move |seq, outcome| {
-            inbox.lock().push((seq, outcome));
-            log.wake_tail();
-        })?;
+        let uploaders =
+            Uploaders::start(&self.core, &self.buffers, UPLOADERS, move |seq, outcome| {
+                inbox.lock().push((seq, outcome));
+                log.wake_tail();
+            })?;
         let outcome = self.work(&uploaders);
         if let Err(error) = &outcome {
             self.core.poison.set(error.clone());
@@ -135,9 +149,10 @@ impl Sequencer {
         loop {
             self.take_outcomes()?;
             self.commit_ready(uploaders)?;
-            let (stop, drain_to, checkpoint) = {
+            let (stop, drain_to, committed, checkpoint) = {
                 let state = self.orders.state();
-                (state.stop, state.drain_to, state.checkpoint.map(|clean| (clean, state.asked)))
+                let checkpoint = state.checkpoint.map(|clean| (clean, state.asked));
+                (state.stop, state.drain_to, state.committed, checkpoint)
             };
             if stop {
                 return Ok(());
@@ -148,8 +163,10 @@ impl Sequencer {
             let asked = checkpoint.filter(|_| self.builder.is_empty() && self.tail.pos() >= filled);
             let pointed = self.checkpoint_if_due(asked, uploaders)?;
             self.note_oldest();
+            let pressed = drain_to > committed || checkpoint.is_some() || self.is_late();
+            uploaders.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
             if !sealed && !pointed {
-                self.rest();
+                self.rest(pressed);
             }
         }
     }
@@ -182,7 +199,9 @@ impl Sequencer {
         if !(self.builder.is_full() || age >= self.core.config.batch_age || tight || asked) {
             return Ok(false);
         }
-        let Some(batch) = self.builder.seal() else { return Ok(false) };
+        let Some(batch) = self.builder.seal(|| self.tail.take(self.buffers.take())) else {
+            return Ok(false);
+        };
         self.core.step("batch.sealed")?;
         self.sealed = batch.through;
         self.at.size_sectors = batch.size_sectors;
@@ -354,15 +373,26 @@ impl Sequencer {
         self.orders.publish(|o| o.answered = answers);
     }
 
-    fn note_oldest(&self) {
+    /// When the oldest record that is not committed was taken up.
+    fn oldest(&self) -> Option<Duration> {
         let flying = self.in_flight.values().filter(|o| o.cut.is_some()).map(|o| o.begun).next();
-        let open = (!self.builder.is_empty()).then_some(self.begun);
-        self.orders.state().oldest = flying.or(open);
+        flying.or((!self.builder.is_empty()).then_some(self.begun))
+    }
+
+    fn note_oldest(&self) {
+        self.orders.state().oldest = self.oldest();
+    }
+
+    /// Whether the store lags so far behind that uploads must get on.
+    fn is_late(&self) -> bool {
+        let age = |since| self.core.platform.monotonic().saturating_sub(since);
+        let limit = self.core.config.batch_age + PRESSED_AGE;
+        self.log.backlog().1 >= PRESSED_256THS || self.oldest().is_some_and(|o| age(o) >= limit)
     }
 
     /// Waits until there may be something to do.
-    fn rest(&self) {
-        let (pos, time) = if !self.may_create() {
+    fn rest(&self, pressed: bool) {
+        let (pos, mut time) = if !self.may_create() {
             // Only a commit helps, and that wakes.
             (LogPos::new(u64::MAX), None)
         } else if self.builder.is_empty() {
@@ -373,6 +403,13 @@ impl Sequencer {
             let full = self.tail.pos().plus(self.builder.room_bytes());
             (full, Some(left.max(Duration::from_millis(1))))
         };
+        if !self.in_flight.is_empty() {
+            if !pressed {
+                time = Some(time.unwrap_or(PRESSED_CHECK).min(PRESSED_CHECK));
+            }
+        } else if self.builder.is_empty() {
+            self.buffers.forget();
+        }
         self.log.wait_as_tail(pos, time);
     }
 }

@@ -14,14 +14,17 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use lsvd_store::StoreError;
 use parking_lot::{Condvar, Mutex};
 
+use super::buffers::Buffers;
 use super::builder::Batch;
 use super::encode::encode;
+use super::pace::PaceSetter;
 use crate::cache::FrameKey;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{DataHeader, ObjectHeader, Stamp, Superblock};
 use crate::health::count;
 use crate::map::LeafItem;
+use crate::platform::Pace;
 use crate::stream::Created;
 use crate::units::ObjectSeq;
 
@@ -67,6 +70,7 @@ pub(crate) enum Outcome {
 pub(crate) struct Uploaders {
     jobs: Sender<Job>,
     stop: Arc<Stop>,
+    pace: Arc<PaceSetter>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -95,27 +99,39 @@ impl Uploaders {
     /// Starts `count` threads; `done` is called with each outcome.
     pub(crate) fn start(
         core: &Arc<Core>,
+        buffers: &Arc<Buffers>,
         count: usize,
         done: impl Fn(ObjectSeq, Outcome) + Send + Sync + 'static,
     ) -> Result<Self> {
         let (jobs, todo) = unbounded::<Job>();
         let stop = Arc::new(Stop::default());
         let done = Arc::new(done);
+        let pace = Arc::new(PaceSetter::new(Arc::clone(&core.platform)));
         let mut threads = Vec::new();
         for i in 1..=count {
-            let worker = Worker { core: Arc::clone(core), stop: Arc::clone(&stop) };
+            let worker = Worker {
+                core: Arc::clone(core),
+                buffers: Arc::clone(buffers),
+                stop: Arc::clone(&stop),
+                pace: Arc::clone(&pace),
+            };
             let (todo, done) = (todo.clone(), Arc::clone(&done));
             let body = Box::new(move || worker.run(&todo, &*done));
             let spawned = core.platform.spawn(&format!("lsvd-put-{i}"), body);
             threads.push(spawned.map_err(|e| Error::local("lsvd-put", "start the thread", e))?);
         }
-        Ok(Self { jobs, stop, threads })
+        Ok(Self { jobs, stop, pace, threads })
     }
 
     /// Hands over a job.
     pub(crate) fn submit(&self, job: Job) {
         // The receivers live as long as `self`, unless they panicked, which poisons.
         let _ = self.jobs.send(job);
+    }
+
+    /// Sets how the threads share the processors with other work.
+    pub(crate) fn set_pace(&self, pace: Pace) {
+        self.pace.set(pace);
     }
 
     /// Ends the threads; attempts under way finish, none is begun again.
@@ -135,13 +151,14 @@ impl Uploaders {
 
 struct Worker {
     core: Arc<Core>,
+    buffers: Arc<Buffers>,
     stop: Arc<Stop>,
+    pace: Arc<PaceSetter>,
 }
 
 impl Worker {
     fn run(&self, todo: &Receiver<Job>, done: &impl Fn(ObjectSeq, Outcome)) {
-        // The log keeps what waits, and acknowledges meanwhile.
-        self.core.platform.give_way();
+        let _paced = self.pace.join();
         let volume = self.core.name();
         let body = || {
             while let Ok(job) = todo.recv() {
@@ -179,19 +196,22 @@ impl Worker {
         }
     }
 
-    fn put_data(&self, stamp: Stamp, batch: Box<Batch>) -> Result<Outcome> {
+    fn put_data(&self, stamp: Stamp, mut batch: Box<Batch>) -> Result<Outcome> {
         let core = &self.core;
         let key =
             |frame| FrameKey { volume: core.uuid, object: stamp.seq, nonce: stamp.nonce, frame };
-        let encoded = encode(&batch, stamp, core.config.compression, |frame, bytes| {
+        let body = self.buffers.take();
+        let encoded = encode(&batch, stamp, core.config.compression, body, |frame, bytes| {
             // The key's nonce makes this harmless should the number go to another object.
             core.cache.insert(key(frame), bytes);
         })
         .map_err(|e| e.of(core.stream.describe(stamp.seq)))?;
+        self.buffers.give(std::mem::take(&mut batch.data));
         core.step("batch.put")?;
         self.put(&stamp, &[IoSlice::new(&encoded.head), IoSlice::new(&encoded.body)])?;
         core.step("batch.created")?;
         let bytes = (encoded.head.len() + encoded.body.len()) as u64;
+        self.buffers.give(encoded.body);
         Ok(Outcome::Data { header: Box::new(encoded.header), batch, bytes })
     }
 

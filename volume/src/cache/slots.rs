@@ -20,7 +20,7 @@
 //! read does not have to fetch its whole frame.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -99,11 +99,16 @@ impl SlotFile {
 
     /// Writes a frame and its header into a slot.
     pub(super) fn write(&self, slot: u64, key: &FrameKey, frame: &[u8]) -> io::Result<()> {
-        let mut bytes = Vec::with_capacity(BLOCK + frame.len());
-        bytes.extend_from_slice(&header(key, frame));
-        bytes.resize(BLOCK, 0);
-        bytes.extend_from_slice(frame);
-        self.file.write_all_at(&bytes, slot * SLOT_BYTES)
+        let mut block = [0; BLOCK];
+        block[..HEADER_BYTES].copy_from_slice(&header(key, frame));
+        let parts = [IoSlice::new(&block), IoSlice::new(frame)];
+        let at = slot * SLOT_BYTES;
+        let written = rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, &parts, at))?;
+        // A regular file takes all at once, unless the device is full or failing.
+        match written == BLOCK + frame.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WriteZero.into()),
+        }
     }
 
     /// Fills `out` from `offset` of the frame in a slot and verifies it against `sums`.

@@ -24,6 +24,19 @@ use std::time::Duration;
 pub use buffer::LogBuffer;
 pub use host::Host;
 
+/// A background thread of this process, as the machine numbers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadId(i32);
+
+/// How a background thread shares the processors with other work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Only where nobody else wants to run.
+    Idle,
+    /// Behind others, but it gets on.
+    Steady,
+}
+
 /// The machine, as far as the engine sees it.
 pub trait Platform: Send + Sync + fmt::Debug {
     /// Wall-clock time in milliseconds since 1970, for stamps that people read.
@@ -41,8 +54,14 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// Starts a thread.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
-    /// Called by a thread whose work can wait when the processors are busy.
-    fn give_way(&self) {}
+    /// Called by a thread whose work can wait when the processors are busy. It is named so for
+    /// [`Self::set_pace`]; `None` where its pace cannot be changed.
+    fn background_thread(&self) -> Option<ThreadId> {
+        None
+    }
+
+    /// Sets the pace of a background thread of this process that has not ended.
+    fn set_pace(&self, _thread: ThreadId, _pace: Pace) {}
 
     /// Called at every durability step, by its name. An error stops the engine there, as a
     /// crash would.
