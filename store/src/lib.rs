@@ -21,6 +21,8 @@ mod key;
 pub mod mem;
 mod object_store;
 mod options;
+#[cfg(feature = "rados")]
+pub mod rados;
 pub mod retry;
 mod url;
 
@@ -31,5 +33,7 @@ pub use key::{BadKey, Key};
 pub use mem::MemStore;
 pub use object_store::{ByteRange, ListPage, ObjectMeta, ObjectStore, Version};
 pub use options::{RadosOptions, S3Options, StoreOptions, Timeouts};
+#[cfg(feature = "rados")]
+pub use rados::RadosStore;
 pub use retry::{RetryPolicy, RetryStore, Sleeper, Stop, SystemSleeper};
 pub use url::{open, open_existing};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::{DirStore, MemStore, ObjectStore, StoreError, StoreOptions, StoreResult};
 
-const KNOWN: &str = "known are file:///absolute/path (or just the path) and mem:";
+const KNOWN: &str =
+    "known are file:///absolute/path (or just the path), rados://pool/prefix and mem:";
 
 /// Opens the store that `url` names. A directory is created if its parent exists.
 ///
@@ -24,10 +25,13 @@ pub fn open_existing(url: &str, options: &StoreOptions) -> StoreResult<Arc<dyn O
     open_url(url, options, false)
 }
 
-fn open_url(url: &str, _options: &StoreOptions, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
+fn open_url(url: &str, options: &StoreOptions, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
     let bad = |reason: String| StoreError::BadUrl { url: url.to_owned(), reason };
     if url == "mem:" {
         return Ok(Arc::new(MemStore::new()));
+    }
+    if let Some(rest) = url.strip_prefix("rados:") {
+        return open_rados(url, rest, options);
     }
     let path = match url.strip_prefix("file://") {
         Some(path) if path.starts_with('/') => path,
@@ -48,6 +52,28 @@ fn open_url(url: &str, _options: &StoreOptions, create: bool) -> StoreResult<Arc
         return Err(bad("a path cannot hold a NUL character".to_owned()));
     }
     Ok(Arc::new(DirStore::open(path, create)?))
+}
+
+/// `rest` is what follows `rados:`. Nothing is connected to yet, so this never waits.
+#[cfg(feature = "rados")]
+fn open_rados(url: &str, rest: &str, options: &StoreOptions) -> StoreResult<Arc<dyn ObjectStore>> {
+    let Some(path) = rest.strip_prefix("//") else {
+        let reason = "write rados://pool/prefix".to_owned();
+        return Err(StoreError::BadUrl { url: url.to_owned(), reason });
+    };
+    let (pool, prefix) = path.split_once('/').unwrap_or((path, ""));
+    Ok(Arc::new(crate::RadosStore::new(pool, prefix, options)?))
+}
+
+#[cfg(not(feature = "rados"))]
+fn open_rados(
+    url: &str,
+    _rest: &str,
+    _options: &StoreOptions,
+) -> StoreResult<Arc<dyn ObjectStore>> {
+    let reason = "this program was built without RADOS; install librados-dev and build it with \
+                  `cargo build --release --features rados`";
+    Err(StoreError::BadUrl { url: url.to_owned(), reason: reason.to_owned() })
 }
 
 #[cfg(test)]
@@ -93,6 +119,14 @@ mod tests {
             ("ftp://host/x", "known are file:///"),
             ("relative/x", "known are file:///"),
             ("", "known are file:///"),
+            #[cfg(feature = "rados")]
+            ("rados:pool/x", "rados://pool/prefix"),
+            #[cfg(feature = "rados")]
+            ("rados:///x", "names no pool"),
+            #[cfg(feature = "rados")]
+            ("rados://pool/a//b", "single slashes"),
+            #[cfg(not(feature = "rados"))]
+            ("rados://pool/x", "--features rados"),
         ] {
             let error = open(url, &none()).unwrap_err();
             assert!(matches!(error, StoreError::BadUrl { .. }), "{url}");
