@@ -9,7 +9,7 @@ use lsvd_store::{
     Sleeper, Stop,
 };
 
-use crate::Fixture;
+use crate::{Fixture, Offer};
 
 pub(crate) fn mem() -> Fixture {
     alone(Arc::new(MemStore::new()))
@@ -32,6 +32,33 @@ pub(crate) fn retry_faulty_mem() -> Fixture {
 
 pub(crate) fn faulty_dir() -> Fixture {
     in_directory(|store| Arc::new(FaultyStore::new(store, FaultPlan::none())))
+}
+
+/// In the pool that `LSVD_TEST_RADOS_POOL` names, of the cluster of `LSVD_TEST_RADOS_CONF`, as
+/// `LSVD_TEST_RADOS_USER` (default `admin`).
+#[cfg(feature = "rados")]
+pub(crate) fn rados() -> Offer {
+    use std::hash::{BuildHasher, RandomState};
+
+    let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(conf), Some(pool)) =
+        (setting("LSVD_TEST_RADOS_CONF"), setting("LSVD_TEST_RADOS_POOL"))
+    else {
+        let reason = "LSVD_TEST_RADOS_CONF and LSVD_TEST_RADOS_POOL name no Ceph cluster";
+        return Offer::Missing(reason.to_owned());
+    };
+    let mut options = lsvd_store::StoreOptions::default();
+    options.rados.conf = Some(conf.into());
+    options.rados.user = setting("LSVD_TEST_RADOS_USER");
+    let run = RandomState::new().hash_one("run");
+    let url = format!("rados://{pool}/lsvd-test/{run:016x}");
+    let store = lsvd_store::open(&url, &options).unwrap();
+    Offer::OnServer(alone(store))
+}
+
+#[cfg(not(feature = "rados"))]
+pub(crate) fn rados() -> Offer {
+    Offer::Missing("built without the feature rados".to_owned())
 }
 
 fn alone(store: Arc<dyn ObjectStore>) -> Fixture {

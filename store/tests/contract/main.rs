@@ -20,6 +20,46 @@ struct Fixture {
     _dir: Option<tempfile::TempDir>,
 }
 
+/// What a backend has to offer here.
+enum Offer {
+    Fixture(Fixture),
+    /// On a server that keeps what a test leaves behind: it is deleted afterwards.
+    #[cfg_attr(not(feature = "rados"), expect(dead_code, reason = "only servers need it"))]
+    OnServer(Fixture),
+    /// Why it cannot be tried.
+    Missing(String),
+}
+
+impl From<Fixture> for Offer {
+    fn from(fixture: Fixture) -> Self {
+        Self::Fixture(fixture)
+    }
+}
+
+fn run(offer: impl Into<Offer>, case: fn(&Fixture)) {
+    match offer.into() {
+        Offer::Fixture(fixture) => case(&fixture),
+        Offer::OnServer(fixture) => {
+            case(&fixture);
+            delete_all(&fixture);
+        }
+        Offer::Missing(reason) => {
+            eprintln!("SKIPPED {}: {reason}", std::thread::current().name().unwrap_or("?"));
+        }
+    }
+}
+
+fn delete_all(fixture: &Fixture) {
+    loop {
+        let page = fixture.store.list(&fixture.prefix, None, 1000).unwrap();
+        let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).collect();
+        fixture.store.delete_many(&keys).unwrap();
+        if !page.truncated {
+            return;
+        }
+    }
+}
+
 macro_rules! suite {
     ($($backend:ident)*) => {
         $(suite! { @$backend
@@ -51,10 +91,10 @@ macro_rules! suite {
         mod $backend {
             $(#[test]
             fn $case() {
-                crate::cases::$case(&crate::backends::$backend());
+                crate::run(crate::backends::$backend(), crate::cases::$case);
             })*
         }
     };
 }
 
-suite! { mem dir retry_mem retry_faulty_mem faulty_dir }
+suite! { mem dir retry_mem retry_faulty_mem faulty_dir rados }
