@@ -5,7 +5,9 @@
 #
 # It does its own set-up (system packages, through scripts/install-deps.sh), stops at the first
 # section that fails, and names it. LSVD_TEST_SCALE=N (default 1) makes the randomised campaigns,
-# such as the crash oracle, N times as long.
+# such as the crash oracle, N times as long. The tests on a Ceph cluster run if
+# LSVD_TEST_RADOS_CONF (its configuration file) and LSVD_TEST_RADOS_POOL name one, see
+# store/tests/rados/main.rs.
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
@@ -38,18 +40,26 @@ toolchain() {
   cargo --version
 }
 
-if cargo nextest --version >/dev/null 2>&1; then
-  tests=(cargo nextest run --config-file scripts/nextest.toml --workspace --locked --no-fail-fast)
-else
-  tests=(cargo test --workspace --locked --no-fail-fast --lib --bins --tests --examples)
-fi
-
 section packages scripts/install-deps.sh --tests
 section toolchain toolchain
+
+# All there is, with the RADOS store if librados is here.
+read -ra features < <(scripts/rados-feature.sh) || true
+all=(--workspace --locked "${features[@]}")
+if cargo nextest --version >/dev/null 2>&1; then
+  tests=(cargo nextest run --config-file scripts/nextest.toml "${all[@]}" --no-fail-fast)
+else
+  tests=(cargo test "${all[@]}" --no-fail-fast --lib --bins --tests --examples)
+fi
+
 section format cargo fmt --all -- --check
-section lints cargo clippy --workspace --locked --all-targets -- -D warnings
-section docs env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --locked --no-deps
-section "doc tests" cargo test --workspace --locked --doc
+section lints cargo clippy "${all[@]}" --all-targets -- -D warnings
+section docs env RUSTDOCFLAGS="-D warnings" cargo doc "${all[@]}" --no-deps
+section "doc tests" cargo test "${all[@]}" --doc
 section tests "${tests[@]}"
+if ((${#features[@]} > 0)); then
+  section "lints without RADOS" cargo clippy --workspace --locked --all-targets -- -D warnings
+  section "tests without RADOS" cargo test --workspace --locked --lib -- url::
+fi
 
 printf '\nall of format, lints, docs, doc tests and tests passed in %d s\n' "$SECONDS"

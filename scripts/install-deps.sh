@@ -7,6 +7,8 @@
 # It decides by the programs that are there, not by package versions: what is installed is never
 # upgraded or downgraded, and a second run does nothing and says nothing. It installs with apt-get
 # (Debian, Ubuntu), through sudo where it is not root; elsewhere it says what is missing.
+#
+# librados is wanted, too, but nothing fails without it: then the build has no RADOS stores.
 set -euo pipefail
 
 # program:package. Nothing links against libfuse: mounting needs only the device and, for users
@@ -53,7 +55,17 @@ if ! command -v cargo >/dev/null && ! [[ -x ${CARGO_HOME:-${HOME:-/root}/.cargo}
   echo "note: there is no Rust toolchain here; https://rustup.rs installs one (1.95 or later is needed)" >&2
 fi
 
-if ((${#packages[@]} == 0)); then
+has_rados() {
+  [[ -n $("${BASH_SOURCE[0]%/*}/rados-feature.sh" 2>/dev/null) ]]
+}
+
+# What is not installed because nobody could install it here is no reason to stop.
+rados_package=
+if ! has_rados && command -v apt-get >/dev/null && { ((EUID == 0)) || command -v sudo >/dev/null; }; then
+  rados_package=librados-dev
+fi
+
+if ((${#packages[@]} == 0)) && [[ -z $rados_package ]]; then
   exit 0
 fi
 
@@ -73,7 +85,7 @@ if ((EUID != 0)); then
   as_root=(sudo)
 fi
 
-echo "installing ${packages[*]}"
+echo "installing ${packages[*]} $rados_package"
 # quietly COMMAND...: runs it as root and shows what it said only if it failed.
 quietly() {
   local said
@@ -84,7 +96,15 @@ quietly() {
   fi
 }
 quietly apt-get update
-quietly apt-get install --yes --no-install-recommends --no-upgrade "${packages[@]}"
+install_packages() {
+  quietly apt-get install --yes --no-install-recommends --no-upgrade "$@"
+}
+if ((${#packages[@]} > 0)); then
+  install_packages "${packages[@]}"
+fi
+if [[ -n $rados_package ]] && { ! install_packages "$rados_package" || ! has_rados; }; then
+  echo "note: going on without librados: the build will have no RADOS stores" >&2
+fi
 
 for program in "${programs[@]}"; do
   if ! command -v "$program" >/dev/null; then

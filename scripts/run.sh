@@ -187,7 +187,9 @@ start() {
   scripts/install-deps.sh
   command -v cargo >/dev/null || die "there is no Rust toolchain; https://rustup.rs installs one"
   [[ -e /dev/fuse ]] || die "there is no /dev/fuse here: load the fuse module, or give it to the container (--device /dev/fuse)"
-  cargo build --release --locked --package lsvd-fuse --target-dir "$target"
+  local features
+  read -ra features < <(scripts/rados-feature.sh) || true
+  cargo build --release --locked --package lsvd-fuse "${features[@]}" --target-dir "$target"
   start_mount
   if ((EUID == 0)); then
     start_ext4

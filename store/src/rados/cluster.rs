@@ -265,6 +265,14 @@ impl Connection {
     }
 }
 
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: every operation borrows the connection, so none is under way; the ioctx is used no
+        // more, and the cluster is shut down only after this.
+        unsafe { rados::rados_ioctx_destroy(self.io) }
+    }
+}
+
 /// What a read found.
 pub(super) struct Read {
     /// Size of the whole object.

@@ -96,7 +96,7 @@ impl Failure {
                 format!("the cluster has no such pool; `ceph osd pool create {pool}` makes one")
             }
             (_, Errno::PERM | Errno::ACCESS) => format!(
-                "the user may not; `ceph auth caps client.{user} mon 'profile rbd' osd 'allow rwx \
+                "the user may not; `ceph auth caps client.{user} mon 'allow r' osd 'allow rw \
                  pool={pool}'` allows it"
             ),
             (Step::Index, Errno::OPNOTSUPP) => {
