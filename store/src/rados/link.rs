@@ -79,16 +79,19 @@ impl Link {
     /// Gives the connection up where it cannot heal.
     fn judge(&self, connection: &Arc<Connection>, step: Step, errno: Errno) -> Failure {
         let pool_is_gone = errno == Errno::NOENT && !connection.has_pool();
-        if pool_is_gone || matches!(errno, Errno::SHUTDOWN | Errno::NOTCONN) {
-            self.give_up(connection);
-        }
+        let is_beyond_help = pool_is_gone || matches!(errno, Errno::SHUTDOWN | Errno::NOTCONN);
         let step = if pool_is_gone { Step::OpenPool } else { step };
-        self.target.failed(step, errno)
+        let failure = self.target.failed(step, errno);
+        if is_beyond_help {
+            self.give_up(connection, &failure);
+        }
+        failure
     }
 
-    fn give_up(&self, connection: &Arc<Connection>) {
+    fn give_up(&self, connection: &Arc<Connection>, failure: &Failure) {
         let mut current = self.current.write();
         if current.as_ref().is_some_and(|held| Arc::ptr_eq(held, connection)) {
+            log::warn!("the next operation connects anew: {failure}");
             let held = current.take();
             // Operations of other threads may still hold it; the last one shuts it down.
             drop(current);

@@ -9,7 +9,7 @@ use lsvd_store::{
     Sleeper, Stop,
 };
 
-use crate::{Fixture, Offer};
+use crate::Fixture;
 
 pub(crate) fn mem() -> Fixture {
     alone(Arc::new(MemStore::new()))
@@ -17,6 +17,40 @@ pub(crate) fn mem() -> Fixture {
 
 pub(crate) fn dir() -> Fixture {
     in_directory(|store| Arc::new(store))
+}
+
+/// In the pool that `LSVD_TEST_RADOS_POOL` names, of the cluster of `LSVD_TEST_RADOS_CONF`, as
+/// `LSVD_TEST_RADOS_USER` (default `admin`). What the tests write stays there, below `lsvd-test/`.
+#[cfg(feature = "rados")]
+pub(crate) fn rados() -> Option<Fixture> {
+    use std::hash::{BuildHasher, RandomState};
+
+    let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let (Some(conf), Some(pool)) =
+        (setting("LSVD_TEST_RADOS_CONF"), setting("LSVD_TEST_RADOS_POOL"))
+    else {
+        return skipped("LSVD_TEST_RADOS_CONF and LSVD_TEST_RADOS_POOL name no Ceph cluster");
+    };
+    let mut options = lsvd_store::StoreOptions::default();
+    options.rados.conf = Some(conf.into());
+    options.rados.user = setting("LSVD_TEST_RADOS_USER");
+    let run = RandomState::new().hash_one("run");
+    let url = format!("rados://{pool}/lsvd-test/{run:016x}");
+    Some(alone(lsvd_store::open(&url, &options).unwrap()))
+}
+
+#[cfg(not(feature = "rados"))]
+pub(crate) fn rados() -> Option<Fixture> {
+    skipped("built without the feature rados")
+}
+
+/// Past the capture of the test harness: nobody should take this for a test that ran.
+fn skipped(reason: &str) -> Option<Fixture> {
+    use std::io::Write;
+
+    let test = std::thread::current().name().unwrap_or("?").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+    None
 }
 
 pub(crate) fn retry_mem() -> Fixture {
@@ -32,33 +66,6 @@ pub(crate) fn retry_faulty_mem() -> Fixture {
 
 pub(crate) fn faulty_dir() -> Fixture {
     in_directory(|store| Arc::new(FaultyStore::new(store, FaultPlan::none())))
-}
-
-/// In the pool that `LSVD_TEST_RADOS_POOL` names, of the cluster of `LSVD_TEST_RADOS_CONF`, as
-/// `LSVD_TEST_RADOS_USER` (default `admin`).
-#[cfg(feature = "rados")]
-pub(crate) fn rados() -> Offer {
-    use std::hash::{BuildHasher, RandomState};
-
-    let setting = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let (Some(conf), Some(pool)) =
-        (setting("LSVD_TEST_RADOS_CONF"), setting("LSVD_TEST_RADOS_POOL"))
-    else {
-        let reason = "LSVD_TEST_RADOS_CONF and LSVD_TEST_RADOS_POOL name no Ceph cluster";
-        return Offer::Missing(reason.to_owned());
-    };
-    let mut options = lsvd_store::StoreOptions::default();
-    options.rados.conf = Some(conf.into());
-    options.rados.user = setting("LSVD_TEST_RADOS_USER");
-    let run = RandomState::new().hash_one("run");
-    let url = format!("rados://{pool}/lsvd-test/{run:016x}");
-    let store = lsvd_store::open(&url, &options).unwrap();
-    Offer::OnServer(alone(store))
-}
-
-#[cfg(not(feature = "rados"))]
-pub(crate) fn rados() -> Offer {
-    Offer::Missing("built without the feature rados".to_owned())
 }
 
 fn alone(store: Arc<dyn ObjectStore>) -> Fixture {

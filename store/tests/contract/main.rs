@@ -1,8 +1,9 @@
 //! One suite for every store: what the engine relies on, and nothing else.
 //!
 //! `cases` holds the suite, `backends` the stores it runs on, and here they are multiplied into
-//! one test each. A backend that needs a server joins by one more function in `backends`; each
-//! run gets a prefix of its own, so a bucket may be shared and kept.
+//! one test each. A backend that needs a server joins by one more function in `backends`, which
+//! returns `None` and says why where there is no server; each run gets a prefix of its own, so a
+//! bucket may be shared and kept.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -18,46 +19,6 @@ struct Fixture {
     prefix: String,
     /// Removes the store's directory at the end.
     _dir: Option<tempfile::TempDir>,
-}
-
-/// What a backend has to offer here.
-enum Offer {
-    Fixture(Fixture),
-    /// On a server that keeps what a test leaves behind: it is deleted afterwards.
-    #[cfg_attr(not(feature = "rados"), expect(dead_code, reason = "only servers need it"))]
-    OnServer(Fixture),
-    /// Why it cannot be tried.
-    Missing(String),
-}
-
-impl From<Fixture> for Offer {
-    fn from(fixture: Fixture) -> Self {
-        Self::Fixture(fixture)
-    }
-}
-
-fn run(offer: impl Into<Offer>, case: fn(&Fixture)) {
-    match offer.into() {
-        Offer::Fixture(fixture) => case(&fixture),
-        Offer::OnServer(fixture) => {
-            case(&fixture);
-            delete_all(&fixture);
-        }
-        Offer::Missing(reason) => {
-            eprintln!("SKIPPED {}: {reason}", std::thread::current().name().unwrap_or("?"));
-        }
-    }
-}
-
-fn delete_all(fixture: &Fixture) {
-    loop {
-        let page = fixture.store.list(&fixture.prefix, None, 1000).unwrap();
-        let keys: Vec<_> = page.objects.into_iter().map(|object| object.key).collect();
-        fixture.store.delete_many(&keys).unwrap();
-        if !page.truncated {
-            return;
-        }
-    }
 }
 
 macro_rules! suite {
@@ -91,10 +52,13 @@ macro_rules! suite {
         mod $backend {
             $(#[test]
             fn $case() {
-                crate::run(crate::backends::$backend(), crate::cases::$case);
+                let fixture: Option<crate::Fixture> = crate::backends::$backend().into();
+                if let Some(fixture) = fixture {
+                    crate::cases::$case(&fixture);
+                }
             })*
         }
     };
 }
 
-suite! { mem dir retry_mem retry_faulty_mem faulty_dir rados }
+suite! { mem dir rados retry_mem retry_faulty_mem faulty_dir }
