@@ -4,11 +4,7 @@
 //! `LSVD_TEST_RADOS_POOL` a replicated pool to write to, `LSVD_TEST_RADOS_USER` who does (default
 //! `admin`). `LSVD_TEST_RADOS_OSD_PID` is the process of its only OSD, which one test stops for a
 //! moment. What is not there is said, by the names of the tests that are skipped.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "in a test the message of a failed unwrap is what we want"
-)]
+#![expect(clippy::unwrap_used, reason = "in a test the message of a failed unwrap is what we want")]
 
 mod cluster;
 mod index;
