@@ -1,5 +1,7 @@
 //! What can go wrong in a store, in terms that a caller can act on.
 
+use std::time::Duration;
+
 use crate::{ByteRange, Key};
 
 /// The result of a store operation.
@@ -7,6 +9,16 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Boxed cause of a [`StoreError`].
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+/// The cause of an `Unavailable` where the store said for how long.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub(crate) struct Later {
+    /// What the store asked for; whoever waits bounds it.
+    pub(crate) after: Duration,
+    /// The cause itself.
+    pub(crate) source: Source,
+}
 
 /// Why an operation on an object store failed. Each variant names the object and the store.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +101,16 @@ impl StoreError {
     /// Whether the same operation may succeed later without anybody changing anything.
     pub fn is_retryable(&self) -> bool {
         matches!(self, StoreError::Unavailable { .. })
+    }
+
+    /// How long the store asked to be left alone, if it did.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            StoreError::Unavailable { source, .. } => {
+                source.downcast_ref::<Later>().map(|later| later.after)
+            }
+            _ => None,
+        }
     }
 
     /// Whether the object is missing.

@@ -1,7 +1,7 @@
 //! Object stores: where a volume's stream of numbered objects lives.
 //!
 //! One trait, [`ObjectStore`], says what the engine may ask of a store; backends
-//! ([`dir`], [`mem`]) implement it and decorators ([`retry`], [`faulty`]) wrap it.
+//! ([`dir`], [`s3`], [`mem`]) implement it and decorators ([`retry`], [`faulty`]) wrap it.
 //! Nothing here knows about sectors, volumes or the format of an object.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //!            |                              |
 //!       RetryStore                     FaultyStore
 //!            |                              |
-//!   DirStore | MemStore | ...       any ObjectStore
+//!   DirStore | S3Store | ...        any ObjectStore
 //! ```
 //!
 //! Every backend and decorator passes the same suite, `tests/contract`.
@@ -24,6 +24,7 @@ mod options;
 #[cfg(feature = "rados")]
 pub mod rados;
 pub mod retry;
+pub mod s3;
 mod url;
 
 pub use dir::DirStore;
@@ -36,4 +37,5 @@ pub use options::{RadosOptions, S3Options, StoreOptions, Timeouts};
 #[cfg(feature = "rados")]
 pub use rados::RadosStore;
 pub use retry::{RetryPolicy, RetryStore, Sleeper, Stop, SystemSleeper};
+pub use s3::S3Store;
 pub use url::{open, open_existing};

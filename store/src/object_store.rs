@@ -79,6 +79,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// The store's URL, for messages.
     fn url(&self) -> &str;
 
+    /// What tells this store from all others: the URL, and whatever else says where it is, such as
+    /// the address of the service. The same for as long as the store stays where it is.
+    fn identity(&self) -> &str {
+        self.url()
+    }
+
     /// Creates `key` with the concatenation of `parts`, atomically, only if it does not exist.
     /// Of several concurrent creates of one key exactly one succeeds.
     ///
@@ -127,6 +133,10 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
 impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
     fn url(&self) -> &str {
         (**self).url()
+    }
+
+    fn identity(&self) -> &str {
+        (**self).identity()
     }
 
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {

@@ -163,7 +163,9 @@ impl<S: ObjectStore> RetryStore<S> {
                 done => return done,
             };
             failed = failed.saturating_add(1);
-            let pause = self.policy.pause(failed, self.sleeper.random());
+            // A store that says when to come again knows best, within what the policy allows.
+            let asked = error.retry_after().unwrap_or_default().min(self.policy.backoff_max);
+            let pause = self.policy.pause(failed, self.sleeper.random()).max(asked);
             let next = (self.sleeper.now() - started).saturating_add(pause);
             let exhausted = failed >= self.policy.attempts_max || next > self.policy.deadline;
             if exhausted || !self.sleeper.sleep(pause, &self.stop) {
@@ -177,6 +179,10 @@ impl<S: ObjectStore> RetryStore<S> {
 impl<S: ObjectStore> ObjectStore for RetryStore<S> {
     fn url(&self) -> &str {
         self.inner.url()
+    }
+
+    fn identity(&self) -> &str {
+        self.inner.identity()
     }
 
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {

@@ -1,13 +1,15 @@
-//! From what a user writes to a store: `file:///srv/vols`, `/srv/vols`, `mem:`.
+//! From what a user writes to a store: `file:///srv/vols`, `/srv/vols`, `s3://bucket/prefix`, `mem:`.
 
 use std::sync::Arc;
 
-use crate::{DirStore, MemStore, ObjectStore, StoreError, StoreOptions, StoreResult};
+use crate::{DirStore, MemStore, ObjectStore, S3Store, StoreError, StoreOptions, StoreResult};
 
 const KNOWN: &str =
-    "known are file:///absolute/path (or just the path), rados://pool/prefix and mem:";
+    "known are file:///absolute/path (or just the path), s3://bucket/prefix, rados://pool/prefix \
+     and mem:";
 
-/// Opens the store that `url` names. A directory is created if its parent exists.
+/// Opens the store that `url` names. A directory is created if its parent exists; a bucket is
+/// never made, and nothing is asked of a server yet.
 ///
 /// # Errors
 /// As [`open_existing`].
@@ -15,9 +17,9 @@ pub fn open(url: &str, options: &StoreOptions) -> StoreResult<Arc<dyn ObjectStor
     open_url(url, options, true)
 }
 
-/// Opens the store that `url` names, which must be there.
+/// Opens the store that `url` names; a directory must be there.
 ///
-/// The path is taken as it stands: no percent-decoding, no options.
+/// What follows the scheme is taken as it stands: no percent-decoding, no options.
 ///
 /// # Errors
 /// `BadUrl` where the text names no store, otherwise what opening the store says.
@@ -27,29 +29,29 @@ pub fn open_existing(url: &str, options: &StoreOptions) -> StoreResult<Arc<dyn O
 
 fn open_url(url: &str, options: &StoreOptions, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
     let bad = |reason: String| StoreError::BadUrl { url: url.to_owned(), reason };
-    if url == "mem:" {
-        return Ok(Arc::new(MemStore::new()));
-    }
-    if let Some(rest) = url.strip_prefix("rados:") {
-        return open_rados(url, rest, options);
-    }
-    let path = match url.strip_prefix("file://") {
-        Some(path) if path.starts_with('/') => path,
-        Some(path) => return Err(bad(format!("the path must be absolute: file:///{path}"))),
-        None if url.starts_with('/') => url,
-        None => {
-            return Err(bad(match url.split_once(':') {
-                Some(("file", path)) => {
-                    format!("write file:///{}", path.trim_start_matches('/'))
-                }
-                Some(("mem", _)) => "mem: takes nothing after the colon".to_owned(),
-                Some((scheme, _)) => format!("unknown kind of store {scheme:?}; {KNOWN}"),
-                None => format!("neither a URL nor an absolute path; {KNOWN}"),
-            }));
+    match url.split_once(':') {
+        _ if url.starts_with('/') => directory(url, url, create),
+        Some(("file", rest)) => match rest.strip_prefix("//") {
+            Some(path) if path.starts_with('/') => directory(url, path, create),
+            Some(path) => Err(bad(format!("the path must be absolute: file:///{path}"))),
+            None => Err(bad(format!("write file:///{}", rest.trim_start_matches('/')))),
+        },
+        Some(("s3", rest)) if rest.starts_with("//") => {
+            Ok(Arc::new(S3Store::open(url, &options.s3, options.timeouts)?))
         }
-    };
+        Some(("rados", rest)) => open_rados(url, rest, options),
+        Some(("s3", rest)) => Err(bad(format!("write s3://{}", rest.trim_start_matches('/')))),
+        Some(("mem", "")) => Ok(Arc::new(MemStore::new())),
+        Some(("mem", _)) => Err(bad("mem: takes nothing after the colon".to_owned())),
+        Some((scheme, _)) => Err(bad(format!("unknown kind of store {scheme:?}; {KNOWN}"))),
+        None => Err(bad(format!("neither a URL nor an absolute path; {KNOWN}"))),
+    }
+}
+
+fn directory(url: &str, path: &str, create: bool) -> StoreResult<Arc<dyn ObjectStore>> {
     if path.contains('\0') {
-        return Err(bad("a path cannot hold a NUL character".to_owned()));
+        let reason = "a path cannot hold a NUL character".to_owned();
+        return Err(StoreError::BadUrl { url: url.to_owned(), reason });
     }
     Ok(Arc::new(DirStore::open(path, create)?))
 }
@@ -92,6 +94,13 @@ mod tests {
         assert_eq!(open(&url, &none()).unwrap().url(), url);
         assert_eq!(open(&format!("{path}/store"), &none()).unwrap().url(), url);
         assert_eq!(open("mem:", &none()).unwrap().url(), "mem:");
+        let mut options = none();
+        options.s3.endpoint = Some("http://Localhost:9000/".to_owned());
+        options.s3.access_key_id = Some("id".to_owned());
+        options.s3.secret_access_key = Some("secret".to_owned());
+        let store = open("s3://bucket/vols/", &options).unwrap();
+        assert_eq!(store.url(), "s3://bucket/vols");
+        assert_eq!(store.identity(), "s3://bucket/vols at localhost:9000");
     }
 
     #[test]
@@ -116,6 +125,9 @@ mod tests {
             ("file://relative/x", "file:///relative/x"),
             ("file:/x", "file:///x"),
             ("mem:x", "nothing after"),
+            ("s3:bucket", "write s3://bucket"),
+            ("s3://", "no bucket"),
+            ("s3://Bucket/x", "is no bucket name"),
             ("ftp://host/x", "known are file:///"),
             ("relative/x", "known are file:///"),
             ("", "known are file:///"),

@@ -2,11 +2,16 @@
 //!
 //! ```text
 //! lock          held while a daemon uses the directory; says which process
-//! store         the URL of the store that it belongs to
+//! store         the identity of the store that it belongs to
 //! logs/         <uuid>.log, one write log per volume
 //! read-cache    frames of objects
 //! leaves/       map leaves (sled)
 //! ```
+//!
+//! The identity holds more than the URL where that is not enough: buckets of one name on two
+//! servers are two stores. A server may get another address, though, with everything still in
+//! it: then the user removes the file `store`, and the next opening binds the directory anew.
+//! Logs know their store by its URL alone, so they stay usable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -31,7 +36,7 @@ impl CacheDir {
     ///
     /// # Errors
     /// Another process holds it, it belongs to another store, or it cannot be used.
-    pub(crate) fn lock(path: &Path, store_url: &str) -> Result<Self> {
+    pub(crate) fn lock(path: &Path, store_identity: &str) -> Result<Self> {
         let failed = |what: &'static str| move |e| Error::local(path, what, e);
         fs::create_dir_all(path.join("logs")).map_err(failed("create the directory"))?;
         let lock_path = path.join("lock");
@@ -56,12 +61,12 @@ impl CacheDir {
             });
         }
         let dir = Self { path: path.to_owned(), _lock: None };
-        dir.check_store(store_url)?;
+        dir.check_store(store_identity)?;
         let note = format!("{}\n", std::process::id());
         lock.set_len(0).map_err(|e| Error::local(&lock_path, "write", e))?;
         lock.write_all(note.as_bytes()).map_err(|e| Error::local(&lock_path, "write", e))?;
         if !dir.binding().exists() {
-            bind(&dir.binding(), store_url).map_err(|e| Error::local(dir.binding(), "write", e))?;
+            bind(&dir.binding(), store_identity).map_err(|e| Error::local(dir.binding(), "write", e))?;
         }
         Ok(Self { _lock: Some(lock), ..dir })
     }
@@ -70,20 +75,21 @@ impl CacheDir {
     ///
     /// # Errors
     /// It belongs to another store.
-    pub(crate) fn look(path: &Path, store_url: &str) -> Result<Self> {
+    pub(crate) fn look(path: &Path, store_identity: &str) -> Result<Self> {
         let dir = Self { path: path.to_owned(), _lock: None };
-        dir.check_store(store_url)?;
+        dir.check_store(store_identity)?;
         Ok(dir)
     }
 
-    fn check_store(&self, store_url: &str) -> Result<()> {
+    fn check_store(&self, store_identity: &str) -> Result<()> {
         match fs::read_to_string(self.binding()) {
-            Ok(bound) if bound.trim_end() != store_url => Err(Error::CacheDir {
+            Ok(bound) if bound.trim_end() != store_identity => Err(Error::CacheDir {
                 path: self.path.clone(),
                 reason: format!(
-                    "it belongs to the store {}, not to {store_url}; use a cache directory of \
-                     its own for each store",
-                    bound.trim_end()
+                    "it belongs to the store {}, not to {store_identity}; use a cache directory \
+                     of its own for each store (or, if the same store has only moved, remove {})",
+                    bound.trim_end(),
+                    self.binding().display()
                 ),
             }),
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -114,10 +120,10 @@ impl CacheDir {
 }
 
 /// Writes the binding so that it is there as a whole or not at all.
-fn bind(path: &Path, store_url: &str) -> std::io::Result<()> {
+fn bind(path: &Path, store_identity: &str) -> std::io::Result<()> {
     let unfinished = path.with_extension("new");
     let mut file = File::create(&unfinished)?;
-    file.write_all(store_url.as_bytes())?;
+    file.write_all(store_identity.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;

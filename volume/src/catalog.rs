@@ -200,12 +200,11 @@ impl Catalog {
         let prefix = keys::stream_prefix(superblock.volume);
         loop {
             let page = self.store.list(&prefix, None, PAGE)?;
-            for object in &page.objects {
-                self.store.delete(&object.key)?;
-            }
             if page.objects.is_empty() {
                 break;
             }
+            let keys: Vec<Key> = page.objects.into_iter().map(|object| object.key).collect();
+            self.store.delete_many(&keys)?;
         }
         self.drop_name(superblock.name.as_str(), superblock.volume)?;
         Ok(self.store.delete(&keys::superblock(superblock.volume)?)?)

@@ -67,7 +67,7 @@ impl Engine {
     /// # Errors
     /// Another process has the directory, it belongs to another store, or the SSD fails.
     pub fn open(store: Arc<dyn ObjectStore>, config: EngineConfig) -> Result<Arc<Self>> {
-        let dir = CacheDir::lock(&config.cache_dir, store.url())?;
+        let dir = CacheDir::lock(&config.cache_dir, store.identity())?;
         Self::assemble(store, config, Arc::new(Host::new()), dir, false)
     }
 
@@ -80,7 +80,7 @@ impl Engine {
         store: Arc<dyn ObjectStore>,
         config: EngineConfig,
     ) -> Result<Arc<Self>> {
-        let dir = CacheDir::lock(&config.cache_dir, store.url())?;
+        let dir = CacheDir::lock(&config.cache_dir, store.identity())?;
         Self::assemble(store, config, platform, dir, false)
     }
 
@@ -89,7 +89,7 @@ impl Engine {
     /// # Errors
     /// The cache directory belongs to another store.
     pub fn open_read_only(store: Arc<dyn ObjectStore>, config: EngineConfig) -> Result<Arc<Self>> {
-        let dir = CacheDir::look(&config.cache_dir, store.url())?;
+        let dir = CacheDir::look(&config.cache_dir, store.identity())?;
         Self::assemble(store, config, Arc::new(Host::new()), dir, true)
     }
 

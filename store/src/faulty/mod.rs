@@ -239,6 +239,10 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
         self.inner.url()
     }
 
+    fn identity(&self) -> &str {
+        self.inner.identity()
+    }
+
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {
         let late = || {
             let body = parts.iter().flat_map(|part| part.iter().copied());

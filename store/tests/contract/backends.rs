@@ -1,12 +1,13 @@
 //! The stores that the suite runs on.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lsvd_store::{
     DirStore, FaultPlan, FaultyStore, MemStore, ObjectStore, Odds, RetryPolicy, RetryStore,
-    Sleeper, Stop,
+    S3Options, Sleeper, Stop, StoreOptions,
 };
 
 use crate::Fixture;
@@ -66,6 +67,36 @@ pub(crate) fn retry_faulty_mem() -> Fixture {
 
 pub(crate) fn faulty_dir() -> Fixture {
     in_directory(|store| Arc::new(FaultyStore::new(store, FaultPlan::none())))
+}
+
+/// Behind retries, as in the product: moto fails listings while objects come and go.
+///
+/// The server is the one that `LSVD_TEST_S3_ENDPOINT`, `_BUCKET`, `_ACCESS_KEY` and
+/// `_SECRET_KEY` name.
+pub(crate) fn s3() -> Option<Fixture> {
+    let bucket = variable("LSVD_TEST_S3_BUCKET")?;
+    let s3 = S3Options {
+        endpoint: Some(variable("LSVD_TEST_S3_ENDPOINT")?),
+        access_key_id: Some(variable("LSVD_TEST_S3_ACCESS_KEY")?),
+        secret_access_key: Some(variable("LSVD_TEST_S3_SECRET_KEY")?),
+        ..S3Options::default()
+    };
+    let options = StoreOptions { s3, ..StoreOptions::default() };
+    let store = lsvd_store::open(&format!("s3://{bucket}/contract"), &options).unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    let prefix = format!("{now:x}-{}", std::process::id());
+    Some(Fixture { prefix, ..alone(Arc::new(retry(store))) })
+}
+
+/// The variable, or a word about what is skipped without it.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
+    if value.is_none() {
+        let test = std::thread::current().name().unwrap_or("?").to_owned();
+        // Past the capture of the test harness: nobody should take this for a test that ran.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {name} is not set");
+    }
+    value
 }
 
 fn alone(store: Arc<dyn ObjectStore>) -> Fixture {

@@ -3,7 +3,7 @@
 //! `cases` holds the suite, `backends` the stores it runs on, and here they are multiplied into
 //! one test each. A backend that needs a server joins by one more function in `backends`, which
 //! returns `None` and says why where there is no server; each run gets a prefix of its own, so a
-//! bucket may be shared and kept.
+//! bucket may be shared and kept. `LSVD_TEST_SCALE=50` makes 1,000 rounds of each race.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -40,6 +40,8 @@ macro_rules! suite {
             head_tells_the_size
             delete_is_idempotent
             a_deleted_key_is_free
+            many_are_deleted_at_once
+            more_objects_than_a_page_holds
             listings_are_in_byte_order_of_whole_keys
             pages_of_any_size_make_the_whole
             prefixes_and_after_cut_exactly
@@ -61,4 +63,4 @@ macro_rules! suite {
     };
 }
 
-suite! { mem dir rados retry_mem retry_faulty_mem faulty_dir }
+suite! { mem dir retry_mem retry_faulty_mem faulty_dir s3 rados }

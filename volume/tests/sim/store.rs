@@ -53,6 +53,10 @@ impl ObjectStore for MortalStore {
         self.faulty.url()
     }
 
+    fn identity(&self) -> &str {
+        self.faulty.identity()
+    }
+
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {
         self.last_word(self.faulty.create(key, parts))
     }
