@@ -24,8 +24,11 @@ configuration file, its top level, defaults. `lsvd-fuse info --effective-config`
 value and where it came from. The file is --config, or /etc/lsvd.toml for root, or
 ~/.config/lsvd.toml; for example:
 
-  store = \"file:///srv/lsvd\"
+  store = \"s3://disks/lab\"
   log-size = \"4G\"
+  [s3]
+  endpoint = \"http://10.0.0.1:9000\"
+  access-key-id = \"...\"              and secret-access-key, or else the AWS chain's
   [volume.database]
   log-size = \"16G\"
   compression = \"none\"";
@@ -43,7 +46,7 @@ pub(crate) struct Cli {
 /// Flags of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct GlobalFlags {
-    /// Where the volumes live: file:///path or mem: [env: LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
+    /// Where the volumes live: file:///path, s3://bucket/prefix or mem: [env: LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Directory on a local SSD for logs and caches [env: LSVD_CACHE_DIR] [default: /var/lib/lsvd/cache for root]
@@ -55,6 +58,41 @@ pub(crate) struct GlobalFlags {
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) store_flags: StoreFlags,
+}
+
+/// How the store is reached. Secrets are no flags: everybody on the machine sees those.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "How the store is reached")]
+pub(crate) struct StoreFlags {
+    /// Address of an S3 service other than AWS, as http://host:port [env: LSVD_S3_ENDPOINT]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) s3_endpoint: Option<String>,
+    /// Region of the bucket [env: LSVD_S3_REGION, then the SDK's] [default: us-east-1 with an endpoint]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) s3_region: Option<String>,
+    /// Profile in ~/.aws to take credentials from [env: LSVD_S3_PROFILE, then the SDK's]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) s3_profile: Option<String>,
+    /// PEM certificates to trust beside the system's [env: LSVD_S3_CA_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) s3_ca_file: Option<PathBuf>,
+    /// Whether the bucket stands in the path, not in the host name [env: LSVD_S3_PATH_STYLE] [default: true with an endpoint]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) s3_path_style: Option<String>,
+    /// Ceph's configuration file [env: LSVD_RADOS_CONF, then CEPH_CONF] [default: /etc/ceph/ceph.conf]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) rados_conf: Option<PathBuf>,
+    /// Client's name in Ceph, without `client.` [env: LSVD_RADOS_USER] [default: admin]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) rados_user: Option<String>,
+    /// Client's keyring [env: LSVD_RADOS_KEYRING]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) rados_keyring: Option<PathBuf>,
+    /// Namespace within the pool [env: LSVD_RADOS_NAMESPACE]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) rados_namespace: Option<String>,
 }
 
 /// Flags of `mount` that are settings.

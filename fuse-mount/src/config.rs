@@ -10,6 +10,7 @@
 
 mod file;
 mod layers;
+mod store;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +26,8 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 use crate::sizes::{parse_bytes, parse_duration, show_bytes, show_duration};
 
-use layers::Layers;
+use layers::{Layers, in_file};
+use store::StoreSettings;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +80,7 @@ pub(crate) struct Settings {
     pub(crate) read_only: Setting<bool>,
     pub(crate) allow_other: Setting<bool>,
     cache_size: Setting<u64>,
+    store_access: StoreSettings,
     volume: VolumeSettings,
     per_volume: BTreeMap<String, VolumeSettings>,
     file: Option<PathBuf>,
@@ -100,6 +103,7 @@ impl Settings {
             read_only: layers.get("read-only", None, || false, parse_bool)?,
             allow_other: layers.get("allow-other", None, || false, parse_bool)?,
             cache_size: layers.get("cache-size", None, || 10 << 30, parse_bytes)?,
+            store_access: StoreSettings::read(&layers)?,
             volume: VolumeSettings::read(&layers, None)?,
             per_volume,
             file: layers.file_path(),
@@ -108,7 +112,7 @@ impl Settings {
 
     /// How the store is reached.
     pub(crate) fn store_options(&self) -> StoreOptions {
-        StoreOptions::default()
+        self.store_access.options()
     }
 
     /// What the engine needs to know.
@@ -128,13 +132,14 @@ impl Settings {
     /// Every value and its source, for `info --effective-config`.
     pub(crate) fn effective(&self, volume: Option<&str>) -> Value {
         let own = volume.and_then(|name| self.per_volume.get(name)).unwrap_or(&self.volume);
-        let mut rows = vec![
-            row("store", &self.store, Clone::clone),
+        let mut rows = vec![row("store", &self.store, Clone::clone)];
+        rows.extend(self.store_access.rows(&self.store.value));
+        rows.extend([
             row("cache-dir", &self.cache_dir, |path| path.display().to_string()),
             row("cache-size", &self.cache_size, |bytes| show_bytes(*bytes)),
             row("read-only", &self.read_only, ToString::to_string),
             row("allow-other", &self.allow_other, ToString::to_string),
-        ];
+        ]);
         rows.extend(own.rows());
         json!({
             "file": self.file.as_ref().map(|path| path.display().to_string()),
@@ -206,7 +211,7 @@ impl VolumeSettings {
 }
 
 fn row<T>(key: &str, setting: &Setting<T>, show: impl Fn(&T) -> String) -> Value {
-    json!({ "key": key, "value": show(&setting.value), "source": setting.source.to_string() })
+    json!({ "key": in_file(key), "value": show(&setting.value), "source": setting.source.to_string() })
 }
 
 fn parse_bool(text: &str) -> Result<bool, String> {
@@ -288,8 +293,8 @@ fn bad_setting(key: &str, source: &Source, reason: &str) -> anyhow::Error {
     match source {
         Source::Flag(flag) => usage(format!("{flag}: {reason}")),
         Source::Variable(name) => usage(format!("variable {name}: {reason}")),
-        Source::File(..) => usage(format!("{source}: {key}: {reason}")),
-        Source::Default => usage(format!("{key}: {reason}")),
+        Source::File(..) => usage(format!("{source}: {}: {reason}", in_file(key))),
+        Source::Default => usage(format!("{}: {reason}", in_file(key))),
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use lsvd_store::ObjectStore;
+use lsvd_store::{ObjectStore, StoreError};
 
 use crate::config::{Settings, Source};
 
@@ -24,7 +24,14 @@ pub(crate) fn open(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
 /// Opens the store for a command that expects volumes in it, so that a typing error does not make
 /// a new empty store.
 pub(crate) fn open_existing(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
-    lsvd_store::open_existing(&settings.store.value, &settings.store_options()).with_context(|| {
-        format!("no store at {}; `mount` and `create` make one", settings.store.value)
-    })
+    let url = &settings.store.value;
+    let opened = lsvd_store::open_existing(url, &settings.store_options());
+    match opened {
+        Err(error @ (StoreError::BadUrl { .. } | StoreError::Unavailable { .. })) => {
+            Err(error.into())
+        }
+        opened => {
+            opened.with_context(|| format!("no store at {url}; `mount` and `create` make one"))
+        }
+    }
 }

@@ -66,7 +66,8 @@ impl CacheDir {
         lock.set_len(0).map_err(|e| Error::local(&lock_path, "write", e))?;
         lock.write_all(note.as_bytes()).map_err(|e| Error::local(&lock_path, "write", e))?;
         if !dir.binding().exists() {
-            bind(&dir.binding(), store_identity).map_err(|e| Error::local(dir.binding(), "write", e))?;
+            bind(&dir.binding(), store_identity)
+                .map_err(|e| Error::local(dir.binding(), "write", e))?;
         }
         Ok(Self { _lock: Some(lock), ..dir })
     }

@@ -1,4 +1,4 @@
-//! The configuration file: TOML, flat, with `[volume.NAME]` sections.
+//! The configuration file: TOML, flat, with the sections `[s3]`, `[rados]` and `[volume.NAME]`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use toml::{Table, Value};
 
-use super::layers::{KEYS, VOLUME_KEYS};
+use super::layers::{KEYS, STORE_KEYS, STORE_SECTIONS, VOLUME_KEYS};
 use crate::exit::usage;
 
 /// Largest file that is read; a configuration is a few lines.
@@ -48,6 +48,9 @@ impl ConfigFile {
         for (key, value) in table {
             match (key.as_str(), value) {
                 ("volume", Value::Table(sections)) => file.volumes = sections_of(path, sections)?,
+                (section, Value::Table(settings)) if STORE_SECTIONS.contains(&section) => {
+                    file.top.extend(store_section(path, section, settings)?);
+                }
                 (known, value) if KEYS.contains(&known) => {
                     let value = plain(path, &key, value)?;
                     file.top.insert(key, value);
@@ -55,7 +58,7 @@ impl ConfigFile {
                 _ => {
                     let known = KEYS.join(", ");
                     return Err(usage(format!(
-                        "configuration file {shown}: unknown key {key:?}; the keys are {known} and sections [volume.NAME]"
+                        "configuration file {shown}: unknown key {key:?}; the keys are {known} and the sections [s3], [rados] and [volume.NAME]"
                     )));
                 }
             }
@@ -105,6 +108,26 @@ fn sections_of(path: &Path, sections: Table) -> Result<BTreeMap<String, BTreeMap
     Ok(volumes)
 }
 
+/// The keys of `[s3]` or `[rados]`, each with the section before it.
+fn store_section(path: &Path, section: &str, settings: Table) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    for (key, value) in settings {
+        let full = format!("{section}-{key}");
+        if !STORE_KEYS.contains(&full.as_str()) {
+            let known = STORE_KEYS.iter().filter_map(|known| {
+                known.strip_prefix(section).and_then(|rest| rest.strip_prefix('-'))
+            });
+            return Err(usage(format!(
+                "configuration file {}: unknown key {key:?} in [{section}]; the keys there are {}",
+                path.display(),
+                known.collect::<Vec<_>>().join(", ")
+            )));
+        }
+        found.push((full, plain(path, &format!("{section}.{key}"), value)?));
+    }
+    Ok(found)
+}
+
 /// The value as the text that a flag would have carried.
 fn plain(path: &Path, key: &str, value: Value) -> Result<String> {
     match value {
@@ -139,12 +162,28 @@ mod tests {
     }
 
     #[test]
+    fn sections_of_stores() {
+        let file =
+            parse("[s3]\nendpoint = \"http://h:1\"\npath-style = false\n[rados]\nuser = \"me\"\n")
+                .unwrap();
+        assert_eq!(file.top("s3-endpoint"), Some("http://h:1"));
+        assert_eq!(file.top("s3-path-style"), Some("false"));
+        assert_eq!(file.top("rados-user"), Some("me"));
+        assert_eq!(file.top("rados-conf"), None);
+    }
+
+    #[test]
     fn mistakes_name_the_key_and_the_file() {
         for (text, needle) in [
             ("lgo-size = 1", "\"lgo-size\""),
             ("[volume.x]\nstore = \"mem:\"", "\"store\" in [volume.x]"),
             ("[volume]\nx = 1", "[volume.x]"),
             ("volume = 3", "\"volume\""),
+            ("s3 = 3", "unknown key \"s3\""),
+            ("s3-region = \"x\"", "unknown key \"s3-region\""),
+            ("[s3]\nreigon = \"x\"", "\"reigon\" in [s3]; the keys there are endpoint, region"),
+            ("[rados]\nregion = \"x\"", "\"region\" in [rados]; the keys there are conf"),
+            ("[s3]\nregion = []", "s3.region must be"),
             ("store = [1]", "store must be"),
             ("store = \"mem:\"\nstore", "line 2"),
         ] {

@@ -29,6 +29,33 @@ pub(super) const KEYS: [&str; 11] = [
 pub(super) const VOLUME_KEYS: [&str; 6] =
     ["log-size", "memory", "batch-size", "batch-age", "compression", "checkpoint-objects"];
 
+/// Those of a section `[s3]` or `[rados]`, as `section-key`; each is also `LSVD_SECTION_KEY`, and
+/// all but the two keys of S3 are `--section-key`, too.
+pub(super) const STORE_KEYS: [&str; 11] = [
+    "s3-endpoint",
+    "s3-region",
+    "s3-path-style",
+    "s3-ca-file",
+    "s3-profile",
+    "s3-access-key-id",
+    "s3-secret-access-key",
+    "rados-conf",
+    "rados-user",
+    "rados-keyring",
+    "rados-namespace",
+];
+
+/// The sections in which [`STORE_KEYS`] stand.
+pub(super) const STORE_SECTIONS: [&str; 2] = ["s3", "rados"];
+
+/// A key as the file spells it: `s3-ca-file` is `s3.ca-file`.
+pub(super) fn in_file(key: &str) -> String {
+    match key.split_once('-') {
+        Some((section, rest)) if STORE_SECTIONS.contains(&section) => format!("{section}.{rest}"),
+        _ => key.to_owned(),
+    }
+}
+
 /// Flags, variables and the file.
 pub(super) struct Layers {
     flags: BTreeMap<&'static str, String>,
@@ -40,7 +67,7 @@ impl Layers {
     /// Reads the variables and the file.
     pub(super) fn gather(global: &GlobalFlags, mount: &MountFlags) -> Result<Self> {
         let mut variables = BTreeMap::new();
-        for key in KEYS {
+        for key in KEYS.into_iter().chain(STORE_KEYS) {
             if let Some(text) = variable(&variable_name(key))? {
                 variables.insert(key, text);
             }
@@ -108,15 +135,25 @@ fn variable(name: &str) -> Result<Option<String>> {
 }
 
 fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static str, String>> {
-    let cache_dir = match &global.cache_dir {
-        None => None,
-        Some(path) => {
-            Some(path.to_str().ok_or_else(|| usage("--cache-dir: not UTF-8"))?.to_owned())
-        }
+    let path = |flag: &str, path: &Option<PathBuf>| {
+        let text = path.as_ref().map(|path| {
+            path.to_str().map(str::to_owned).ok_or_else(|| usage(format!("{flag}: not UTF-8")))
+        });
+        text.transpose()
     };
+    let store = &global.store_flags;
     let given = [
         ("store", global.store.clone()),
-        ("cache-dir", cache_dir),
+        ("cache-dir", path("--cache-dir", &global.cache_dir)?),
+        ("s3-endpoint", store.s3_endpoint.clone()),
+        ("s3-region", store.s3_region.clone()),
+        ("s3-path-style", store.s3_path_style.clone()),
+        ("s3-ca-file", path("--s3-ca-file", &store.s3_ca_file)?),
+        ("s3-profile", store.s3_profile.clone()),
+        ("rados-conf", path("--rados-conf", &store.rados_conf)?),
+        ("rados-user", store.rados_user.clone()),
+        ("rados-keyring", path("--rados-keyring", &store.rados_keyring)?),
+        ("rados-namespace", store.rados_namespace.clone()),
         ("cache-size", mount.cache_size.clone()),
         ("read-only", mount.read_only.then(|| "true".to_owned())),
         ("allow-other", mount.allow_other.then(|| "true".to_owned())),
