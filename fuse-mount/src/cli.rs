@@ -28,7 +28,7 @@ value and where it came from. The file is --config, or /etc/lsvd.toml for root, 
   log-size = \"4G\"
   [s3]
   endpoint = \"http://10.0.0.1:9000\"
-  access-key-id = \"...\"              and secret-access-key, or else the AWS chain's
+  access-key-id = \"...\"              # and secret-access-key; else the SDK's own chain
   [volume.database]
   log-size = \"16G\"
   compression = \"none\"";

@@ -129,6 +129,65 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
 }
 
 #[test]
+fn a_store_has_settings_of_its_own() {
+    let lab = Lab::new();
+    let file = lab.path().join("lsvd.toml");
+    fs::write(
+        &file,
+        "store = \"mem:\"\n[s3]\nendpoint = \"http://file:1\"\nregion = \"from-file\"\nsecret-access-key = \"top secret\"\n",
+    )
+    .unwrap();
+    let path = file.to_str().unwrap();
+    let ran = lab
+        .command()
+        .env("LSVD_S3_REGION", "from-variable")
+        .env("LSVD_S3_ACCESS_KEY_ID", "someone")
+        .args(["--config", path, "--store", "s3://disks/vols", "--s3-path-style=no"])
+        .args(["info", "--effective-config", "--s3-ca-file", "ca.pem", "--json"])
+        .output()
+        .unwrap();
+    let text = Ran(ran).success();
+    assert!(!text.contains("top secret"), "{text}");
+    let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let row = |key: &str| -> (String, String) {
+        let rows = shown["settings"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["key"] == key).unwrap();
+        (row["value"].as_str().unwrap().to_owned(), row["source"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(row("s3.endpoint"), ("http://file:1".into(), path.into()));
+    assert_eq!(row("s3.region"), ("from-variable".into(), "LSVD_S3_REGION".into()));
+    assert_eq!(row("s3.path-style"), ("false".into(), "--s3-path-style".into()));
+    assert_eq!(row("s3.profile"), ("(not set)".into(), "default".into()));
+    assert_eq!(row("s3.secret-access-key"), ("(set, not shown)".into(), path.into()));
+    assert!(row("s3.ca-file").0.ends_with("/ca.pem") && row("s3.ca-file").0.starts_with('/'));
+    // Those of another kind of store do not disturb.
+    assert!(!text.contains("rados"), "{text}");
+}
+
+#[test]
+fn a_bucket_that_cannot_be_reached_says_why() {
+    let lab = Lab::new();
+    let alone = |arguments: &[&str]| -> Ran {
+        let mut command = lab.command();
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("AWS_") {
+                command.env_remove(name);
+            }
+        }
+        command.env("AWS_EC2_METADATA_DISABLED", "true");
+        Ran(command.args(arguments).arg("list").output().unwrap())
+    };
+    let store = ["--store", "s3://disks/vols"];
+    let at = |endpoint: &'static str| [store[0], store[1], "--s3-endpoint", endpoint];
+    alone(&store).failure(2, &["region", "s3.region"]);
+    alone(&at("http://127.0.0.1:1")).failure(1, &["no credentials", "AWS_ACCESS_KEY_ID"]);
+    alone(&at("127.0.0.1:1")).failure(2, &["http://host:port"]);
+    alone(&["--store", "s3://Disks"]).failure(2, &["Disks", "bucket name"]);
+    let bad = [&at("http://127.0.0.1:1")[..], &["--s3-path-style=perhaps"]].concat();
+    alone(&bad).failure(2, &["--s3-path-style", "perhaps"]);
+}
+
+#[test]
 fn mistakes_in_the_file_name_the_key_and_the_file() {
     let lab = Lab::new();
     let file = lab.path().join("bad.toml");

@@ -99,7 +99,11 @@ fn local_cause(error: &(dyn Error + 'static)) -> Option<Failure> {
                  certificate of its authority with the setting s3.ca-file"
             )));
         }
-        next = error.source();
+        // An I/O error passes over the error that it wraps when it is asked for its source.
+        next = match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
     }
     None
 }

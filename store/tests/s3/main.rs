@@ -12,6 +12,7 @@ mod answers;
 mod listings;
 mod requests;
 mod server;
+mod tls;
 
 use std::io::IoSlice;
 use std::time::Duration;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use parking_lot::Mutex;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// What a client asked.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +75,26 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::run(answer, |connection, answer, asked| serve(connection, answer, asked))
+    }
+
+    /// One behind TLS.
+    pub(crate) fn start_tls(
+        config: ServerConfig,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let config = Arc::new(config);
+        Self::run(answer, move |connection, answer, asked| {
+            let session = ServerConnection::new(config.clone()).unwrap();
+            serve(StreamOwned::new(session, connection), answer, asked);
+        })
+    }
+
+    fn run(
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+        serve: impl Fn(TcpStream, &Answers, &Mutex<Vec<Request>>) + Send + Sync + 'static,
+    ) -> Self {
+        let serve = Arc::new(serve);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             address: listener.local_addr().unwrap(),
@@ -87,7 +108,7 @@ impl Server {
                 if is_ended.load(Ordering::SeqCst) {
                     return;
                 }
-                let (answer, asked) = (answer.clone(), asked.clone());
+                let (answer, asked, serve) = (answer.clone(), asked.clone(), serve.clone());
                 thread::spawn(move || serve(connection.unwrap(), &*answer, &asked));
             }
         });
@@ -112,7 +133,7 @@ impl Drop for Server {
     }
 }
 
-fn serve(connection: TcpStream, answer: &Answers, asked: &Mutex<Vec<Request>>) {
+fn serve(connection: impl Read + Write, answer: &Answers, asked: &Mutex<Vec<Request>>) {
     let mut reader = BufReader::new(connection);
     let Some(request) = read_request(&mut reader) else { return };
     asked.lock().push(request.clone());
@@ -120,6 +141,7 @@ fn serve(connection: TcpStream, answer: &Answers, asked: &Mutex<Vec<Request>>) {
     match answer(&request) {
         Reply::Bytes(bytes) => {
             let _ = reader.get_mut().write_all(&bytes);
+            let _ = reader.get_mut().flush();
         }
         Reply::Silence => {
             let _ = reader.read_to_end(&mut Vec::new());
