@@ -1,6 +1,5 @@
 //! The stores that the suite runs on.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -69,34 +68,40 @@ pub(crate) fn faulty_dir() -> Fixture {
     in_directory(|store| Arc::new(FaultyStore::new(store, FaultPlan::none())))
 }
 
-/// Behind retries, as in the product: moto fails listings while objects come and go.
-///
-/// The server is the one that `LSVD_TEST_S3_ENDPOINT`, `_BUCKET`, `_ACCESS_KEY` and
-/// `_SECRET_KEY` name.
+/// The server that `LSVD_TEST_S3_ENDPOINT`, `_BUCKET`, `_ACCESS_KEY` and `_SECRET_KEY` name;
+/// `_CA` is a file of certificates, if it has one of its own.
 pub(crate) fn s3() -> Option<Fixture> {
-    let bucket = variable("LSVD_TEST_S3_BUCKET")?;
+    s3_server("LSVD_TEST_S3")
+}
+
+/// A second one, of another make; the variables begin with `LSVD_TEST_RGW_`.
+pub(crate) fn rgw() -> Option<Fixture> {
+    s3_server("LSVD_TEST_RGW")
+}
+
+/// Behind retries, as in the product: moto fails listings while objects come and go.
+fn s3_server(variables: &str) -> Option<Fixture> {
+    let known = |name: &str| {
+        let value = std::env::var(format!("{variables}_{name}")).ok();
+        value.filter(|value| !value.is_empty())
+    };
+    let needed = ["ENDPOINT", "BUCKET", "ACCESS_KEY", "SECRET_KEY"];
+    if let Some(missing) = needed.into_iter().find(|name| known(name).is_none()) {
+        return skipped(&format!("{variables}_{missing} is not set"));
+    }
     let s3 = S3Options {
-        endpoint: Some(variable("LSVD_TEST_S3_ENDPOINT")?),
-        access_key_id: Some(variable("LSVD_TEST_S3_ACCESS_KEY")?),
-        secret_access_key: Some(variable("LSVD_TEST_S3_SECRET_KEY")?),
+        endpoint: known("ENDPOINT"),
+        access_key_id: known("ACCESS_KEY"),
+        secret_access_key: known("SECRET_KEY"),
+        ca_file: known("CA").map(Into::into),
         ..S3Options::default()
     };
     let options = StoreOptions { s3, ..StoreOptions::default() };
-    let store = lsvd_store::open(&format!("s3://{bucket}/contract"), &options).unwrap();
+    let url = format!("s3://{}/contract", known("BUCKET")?);
+    let store = lsvd_store::open(&url, &options).unwrap();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let prefix = format!("{now:x}-{}", std::process::id());
     Some(Fixture { prefix, ..alone(Arc::new(retry(store))) })
-}
-
-/// The variable, or a word about what is skipped without it.
-fn variable(name: &str) -> Option<String> {
-    let value = std::env::var(name).ok().filter(|value| !value.is_empty());
-    if value.is_none() {
-        let test = std::thread::current().name().unwrap_or("?").to_owned();
-        // Past the capture of the test harness: nobody should take this for a test that ran.
-        let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {name} is not set");
-    }
-    value
 }
 
 fn alone(store: Arc<dyn ObjectStore>) -> Fixture {
