@@ -100,6 +100,8 @@ mod tests {
         let store = open("s3://bucket/vols/", &options).unwrap();
         assert_eq!(store.url(), "s3://bucket/vols");
         assert_eq!(store.identity(), "s3://bucket/vols at localhost:9000");
+        #[cfg(feature = "rados")]
+        assert_eq!(open("rados://pool/vols/", &options).unwrap().url(), "rados://pool/vols");
     }
 
     #[test]

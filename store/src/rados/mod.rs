@@ -74,6 +74,8 @@ const LIST_BATCH: usize = 512;
 /// Objects below a prefix in a pool of a Ceph cluster.
 pub struct RadosStore {
     url: String,
+    /// The URL, and the namespace if there is one.
+    identity: String,
     /// What the names of objects begin with: empty, or ends with a slash.
     name_prefix: String,
     index: Index,
@@ -81,11 +83,13 @@ pub struct RadosStore {
 }
 
 impl RadosStore {
-    /// The store at `prefix`, a [`Key`] or empty, in `pool`. Nothing is connected to yet.
+    /// The store at `prefix`, a [`Key`] or empty, in `pool`. A slash after it does not count.
+    /// Nothing is connected to yet.
     ///
     /// # Errors
     /// `BadUrl` if a name cannot be one.
     pub fn new(pool: &str, prefix: &str, options: &StoreOptions) -> StoreResult<Self> {
+        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
         let url = if prefix.is_empty() {
             format!("rados://{pool}")
         } else {
@@ -101,12 +105,16 @@ impl RadosStore {
             Err(_) => {
                 return Err(bad(format!(
                     "{prefix:?} cannot be a prefix: write names with single slashes between them, \
-                     none of them . or .., and no slash at the end"
+                     none of them . or .."
                 )));
             }
         };
         let link = Link::new(Target::new(pool, options).map_err(bad)?);
-        Ok(Self { index: Index::new(prefix), url, name_prefix, link })
+        let identity = match &options.rados.namespace {
+            Some(namespace) => format!("{url} in namespace {namespace}"),
+            None => url.clone(),
+        };
+        Ok(Self { index: Index::new(prefix), url, identity, name_prefix, link })
     }
 
     /// Runs `act` on the object of `key`.
@@ -253,6 +261,10 @@ impl RadosStore {
 impl ObjectStore for RadosStore {
     fn url(&self) -> &str {
         &self.url
+    }
+
+    fn identity(&self) -> &str {
+        &self.identity
     }
 
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {

@@ -136,6 +136,7 @@ fn namespaces_are_apart() {
     let store = lab.store();
     lab.options.rados.namespace = Some("elsewhere".to_owned());
     let elsewhere = lab.store();
+    assert_ne!(store.identity(), elsewhere.identity());
     create(&store, "o", b"here").unwrap();
     create(&elsewhere, "o", b"there").unwrap();
     assert_eq!(store.get(&key("o")).unwrap().0, b"here");
