@@ -55,6 +55,9 @@ pub(crate) struct GlobalFlags {
     /// Configuration file in TOML [env: LSVD_CONFIG] [default: /etc/lsvd.toml or ~/.config/lsvd.toml, if there]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Write even to a store that cannot keep two hosts from writing to one volume [env: LSVD_NO_FENCING]
+    #[arg(long, global = true)]
+    pub(crate) no_fencing: bool,
     /// Print JSON instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -104,6 +107,9 @@ pub(crate) struct MountFlags {
     /// Let other users in; file modes and owners decide [env: LSVD_ALLOW_OTHER]
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// How old a view of a volume that is only read may get while another host writes it [env: LSVD_FOLLOW_INTERVAL] [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) follow_interval: Option<String>,
     /// Size of each volume's write log on the SSD [env: LSVD_LOG_SIZE] [default: 1G]
     #[arg(long, value_name = "SIZE")]
     pub(crate) log_size: Option<String>,

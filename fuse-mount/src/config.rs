@@ -79,12 +79,17 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: Setting<PathBuf>,
     pub(crate) read_only: Setting<bool>,
     pub(crate) allow_other: Setting<bool>,
+    no_fencing: Setting<bool>,
+    follow_interval: Setting<Duration>,
     cache_size: Setting<u64>,
     store_access: StoreSettings,
     volume: VolumeSettings,
     per_volume: BTreeMap<String, VolumeSettings>,
     file: Option<PathBuf>,
 }
+
+/// How old a view of a volume that is only read may be.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Smallest write log: room for a few large writes.
 const LOG_BYTES_MIN: u64 = lsvd_volume::RING_BYTES_MIN;
@@ -102,6 +107,13 @@ impl Settings {
             cache_dir: layers.get("cache-dir", None, default_cache_dir, parse_dir)?,
             read_only: layers.get("read-only", None, || false, parse_bool)?,
             allow_other: layers.get("allow-other", None, || false, parse_bool)?,
+            no_fencing: layers.get("no-fencing", None, || false, parse_bool)?,
+            follow_interval: layers.get(
+                "follow-interval",
+                None,
+                || FOLLOW_INTERVAL,
+                parse_duration,
+            )?,
             cache_size: layers.get("cache-size", None, || 10 << 30, parse_bytes)?,
             store_access: StoreSettings::read(&layers)?,
             volume: VolumeSettings::read(&layers, None)?,
@@ -120,6 +132,8 @@ impl Settings {
         EngineConfig {
             cache_dir: self.cache_dir.value.clone(),
             cache_bytes: self.cache_size.value,
+            no_fencing: self.no_fencing.value,
+            follow_interval: self.follow_interval.value,
             volume: self.volume.config(),
         }
     }
@@ -139,6 +153,8 @@ impl Settings {
             row("cache-size", &self.cache_size, |bytes| show_bytes(*bytes)),
             row("read-only", &self.read_only, ToString::to_string),
             row("allow-other", &self.allow_other, ToString::to_string),
+            row("no-fencing", &self.no_fencing, ToString::to_string),
+            row("follow-interval", &self.follow_interval, |age| show_duration(*age)),
         ]);
         rows.extend(own.rows());
         json!({

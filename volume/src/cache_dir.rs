@@ -3,6 +3,7 @@
 //! ```text
 //! lock          held while a daemon uses the directory; says which process
 //! store         the identity of the store that it belongs to
+//! probed        says that this store was tried and keeps two hosts apart
 //! logs/         <uuid>.log, one write log per volume
 //! read-cache    frames of objects
 //! leaves/       map leaves (sled)
@@ -22,6 +23,9 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 use crate::format::StoreId;
+
+/// What stands in `probed`; another text, for a stricter probe, has the store tried again.
+const PROBED: &str = "exclusive create and conditional replace, version 1";
 
 /// A cache directory in use.
 #[derive(Debug)]
@@ -66,7 +70,7 @@ impl CacheDir {
         lock.set_len(0).map_err(|e| Error::local(&lock_path, "write", e))?;
         lock.write_all(note.as_bytes()).map_err(|e| Error::local(&lock_path, "write", e))?;
         if !dir.binding().exists() {
-            bind(&dir.binding(), store_identity)
+            write_whole(&dir.binding(), store_identity)
                 .map_err(|e| Error::local(dir.binding(), "write", e))?;
         }
         Ok(Self { _lock: Some(lock), ..dir })
@@ -104,6 +108,17 @@ impl CacheDir {
         self.path.join("store")
     }
 
+    /// Whether this store was tried and keeps two hosts apart.
+    pub(crate) fn is_probed(&self) -> bool {
+        let says = fs::read_to_string(self.path.join("probed"));
+        says.is_ok_and(|text| text.trim_end() == PROBED)
+    }
+
+    /// Notes that the store keeps two hosts apart.
+    pub(crate) fn note_probed(&self) -> std::io::Result<()> {
+        write_whole(&self.path.join("probed"), PROBED)
+    }
+
     /// Where the write logs are.
     pub(crate) fn logs(&self) -> PathBuf {
         self.path.join("logs")
@@ -120,11 +135,11 @@ impl CacheDir {
     }
 }
 
-/// Writes the binding so that it is there as a whole or not at all.
-fn bind(path: &Path, store_identity: &str) -> std::io::Result<()> {
+/// Writes a line of text so that it is there as a whole or not at all.
+fn write_whole(path: &Path, line: &str) -> std::io::Result<()> {
     let unfinished = path.with_extension("new");
     let mut file = File::create(&unfinished)?;
-    file.write_all(store_identity.as_bytes())?;
+    file.write_all(line.as_bytes())?;
     file.write_all(b"\n")?;
     file.sync_all()?;
     fs::rename(&unfinished, path)?;

@@ -2,7 +2,12 @@
 //!
 //! A name record says which volume a name means; the volume's superblock says which name it
 //! has. If the two disagree the superblock wins: a rename or a deletion that was cut short
-//! leaves a stale name record, which is not shown and may be taken over.
+//! leaves a stale name record, which is not shown and may be taken over. A name given up leaves
+//! an empty record.
+//!
+//! Several hosts may do all of this at once. Every change is a create-if-absent or a conditional
+//! replace, and each says in its condition what it took for granted: a deletion or rename that
+//! finds another name in the superblock than it was told gives up.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -11,12 +16,17 @@ use lsvd_store::{Key, ObjectStore, StoreError};
 use uuid::Uuid;
 
 use crate::config::Compression;
+use crate::delete::{End, guards};
 use crate::error::{Error, Result};
-use crate::format::{FileAttrs, NameRecord, ShortText, StoredOptions, Superblock, VolumeState};
+use crate::format::{
+    FileAttrs, NameRecord, Nonce, ShortText, StoredOptions, Superblock, VolumeState,
+};
 use crate::keys;
 use crate::name::VolumeName;
+use crate::platform::Platform;
+use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
-use crate::units::{Epoch, ObjectSeq};
+use crate::units::{Epoch, Extent, ObjectSeq, SECTOR_BYTES};
 
 /// Objects listed at a time.
 const PAGE: usize = 1000;
@@ -25,11 +35,12 @@ const PAGE: usize = 1000;
 #[derive(Debug)]
 pub(crate) struct Catalog {
     store: Arc<dyn ObjectStore>,
+    platform: Arc<dyn Platform>,
 }
 
 impl Catalog {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { store }
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, platform: Arc<dyn Platform>) -> Self {
+        Self { store, platform }
     }
 
     /// The volume that `name` means.
@@ -59,14 +70,20 @@ impl Catalog {
 
     fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
         match self.store.get(key) {
-            Ok((bytes, _)) => {
-                let record = NameRecord::decode(&bytes)
-                    .map_err(|e| e.of(format!("{}: name record {key}", self.store.url())))?;
-                Ok(Some(record.volume))
-            }
+            Ok((bytes, _)) => self.decode(key, &bytes),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    /// The volume that a name record names; none if it was given up.
+    fn decode(&self, key: &Key, bytes: &[u8]) -> Result<Option<Uuid>> {
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        let record = NameRecord::decode(bytes)
+            .map_err(|e| e.of(format!("{}: name record {key}", self.store.url())))?;
+        Ok(Some(record.volume))
     }
 
     /// All volumes, by name. What cannot be read is reported to `bad` and left out.
@@ -75,7 +92,7 @@ impl Catalog {
         let mut after = None;
         loop {
             let page = self.store.list(keys::NAMES, after.as_ref(), PAGE)?;
-            for object in &page.objects {
+            for object in page.objects.iter().filter(|object| object.size > 0) {
                 let text = object.key.as_str().trim_start_matches(keys::NAMES);
                 let Ok(name) = VolumeName::new(text) else { continue };
                 match self.lookup(&name) {
@@ -103,10 +120,11 @@ impl Catalog {
         size_bytes: u64,
         compression: Compression,
         attrs: FileAttrs,
-        host: &str,
     ) -> Result<Superblock> {
         match self.lookup_any(name)? {
-            Some(cell) if cell.get().state == VolumeState::Deleting => self.delete(&cell)?,
+            Some(cell) if cell.get().state == VolumeState::Deleting => {
+                self.delete(&cell, name, |_| false)?;
+            }
             Some(_) => return Err(Error::VolumeExists(name.to_string())),
             None => {}
         }
@@ -122,16 +140,18 @@ impl Catalog {
             previous_checkpoint: None,
             options: StoredOptions { compression, sync_remote: false },
             attrs,
-            last_host: ShortText::truncated(host),
+            last_host: ShortText::truncated(&self.platform.host_name()),
             unknown: Vec::new(),
         };
         let key = keys::superblock(uuid)?;
         let bytes = superblock.encode().map_err(|e| e.of(key.as_str()))?;
+        self.step("create.superblock")?;
         match self.store.create(&key, &[IoSlice::new(&bytes)]) {
             // The uuid is fresh, so what is there is an attempt of ours whose answer was lost.
             Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
             Err(e) => return Err(e.into()),
         }
+        self.step("create.name")?;
         if let Err(e) = self.take_name(name, uuid) {
             // Without a name nobody finds it; what is left is one small object.
             let _ = self.store.delete(&key);
@@ -144,78 +164,177 @@ impl Catalog {
     fn take_name(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
         let key = keys::name(name.as_str())?;
         let record = NameRecord { volume: uuid }.encode();
+        let taken = || Error::VolumeExists(name.to_string());
         match self.store.create(&key, &[IoSlice::new(&record)]) {
-            Ok(()) => Ok(()),
-            Err(StoreError::AlreadyExists { .. }) => {
-                let (_, version) = self.store.get(&key)?;
-                match self.uuid_of(&key)? {
-                    Some(holder) if holder == uuid => return Ok(()),
-                    Some(_) if self.lookup(name)?.is_some() => {
-                        return Err(Error::VolumeExists(name.to_string()));
-                    }
-                    _ => {}
-                }
-                match self.store.replace(&key, &record, &version) {
-                    Ok(_) => Ok(()),
-                    Err(StoreError::Precondition { .. }) => {
-                        Err(Error::VolumeExists(name.to_string()))
-                    }
-                    Err(e) => Err(e.into()),
-                }
-            }
+            Ok(()) => return Ok(()),
+            Err(StoreError::AlreadyExists { .. }) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let (bytes, version) = self.store.get(&key)?;
+        match self.decode(&key, &bytes)? {
+            Some(holder) if holder == uuid => return Ok(()),
+            Some(holder) if self.holds(holder, name)? => return Err(taken()),
+            _ => {}
+        }
+        match self.store.replace(&key, &record, &version) {
+            Ok(_) => Ok(()),
+            // Unless that was an earlier attempt of ours.
+            Err(StoreError::Precondition { .. }) if self.uuid_of(&key)? == Some(uuid) => Ok(()),
+            Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => Err(taken()),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// Gives a volume another name. New name, then superblock, then the old name goes.
-    pub(crate) fn rename(&self, cell: &SuperblockCell, to: &VolumeName) -> Result<()> {
-        let old = cell.get();
-        if self.lookup(to)?.is_some() {
-            return Err(Error::VolumeExists(to.to_string()));
-        }
-        self.take_name(to, old.volume)?;
-        cell.update(|superblock| {
-            superblock.name = ShortText::truncated(to.as_str());
-            Ok(())
-        })?;
-        if self.uuid_of(&keys::name(to.as_str())?)? != Some(old.volume) {
-            // Between the two steps somebody else took the name for a stale one.
-            cell.update(|superblock| {
-                superblock.name = old.name.clone();
-                Ok(())
-            })?;
-            return Err(Error::VolumeExists(to.to_string()));
-        }
-        self.drop_name(old.name.as_str(), old.volume)
+    /// Whether the volume `uuid` is there and has this name.
+    fn holds(&self, uuid: Uuid, name: &VolumeName) -> Result<bool> {
+        let cell = SuperblockCell::open(&self.store, uuid)?;
+        Ok(cell.is_some_and(|cell| cell.get().name.as_str() == name.as_str()))
     }
 
-    /// Deletes a volume: marked first, then the objects, the name, and the superblock last. One
-    /// that was cut short is continued by the next, or when the name is wanted again.
-    pub(crate) fn delete(&self, cell: &SuperblockCell) -> Result<()> {
+    /// Gives a volume another name. New name, then superblock, then the old name goes.
+    pub(crate) fn rename(
+        &self,
+        cell: &SuperblockCell,
+        from: &VolumeName,
+        to: &VolumeName,
+    ) -> Result<()> {
+        let uuid = cell.get().volume;
+        self.step("rename.name")?;
+        self.take_name(to, uuid)?;
+        self.step("rename.superblock")?;
+        match cell.update(|superblock| rename_in(superblock, from, to)) {
+            Ok(()) => {}
+            Err(error @ (Error::NoSuchVolume(_) | Error::Deleted(_))) => {
+                // Somebody deleted or renamed it meanwhile.
+                self.drop_name(to.as_str(), uuid)?;
+                return Err(error);
+            }
+            // It may have been renamed: the new name stays, stale or not.
+            Err(error) => return Err(error),
+        }
+        if self.uuid_of(&keys::name(to.as_str())?)? != Some(uuid) {
+            return Err(self.take_back(cell, from, to));
+        }
+        self.step("rename.old_name")?;
+        self.drop_name(from.as_str(), uuid)
+    }
+
+    /// Between two steps of a rename somebody else took the new name for a stale one: back to the
+    /// old name or, if that is gone as well by now, to one that nobody else can want.
+    fn take_back(&self, cell: &SuperblockCell, from: &VolumeName, to: &VolumeName) -> Error {
+        let uuid = cell.get().volume;
+        let spare = VolumeName::new(&format!("recovered-{uuid}"));
+        for name in [Ok(from.clone()), spare].into_iter().flatten() {
+            let back = self
+                .take_name(&name, uuid)
+                .and_then(|()| cell.update(|superblock| rename_in(superblock, to, &name)));
+            match back {
+                Ok(()) if name == *from => return Error::VolumeExists(to.to_string()),
+                Ok(()) => {
+                    log::error!("volume {from}: others took both its names; it is {name} now");
+                    return Error::VolumeExists(to.to_string());
+                }
+                Err(Error::VolumeExists(_)) => {}
+                Err(error) => return error,
+            }
+        }
+        Error::VolumeExists(to.to_string())
+    }
+
+    /// Deletes a volume; [`crate::delete`] has the order and the reasons. `owns` knows the fences
+    /// of this host's log.
+    pub(crate) fn delete(
+        &self,
+        cell: &SuperblockCell,
+        name: &VolumeName,
+        owns: impl FnOnce(Nonce) -> bool,
+    ) -> Result<()> {
+        let superblock = cell.get();
+        let stream = Stream::new(Arc::clone(&self.store), superblock.volume);
+        let end = End::find(&stream, &superblock)?;
+        let resumed = superblock.state == VolumeState::Deleting;
+        // One that is continued remembers it in the superblock.
+        let others = match resumed {
+            true => !superblock.last_host.as_str().is_empty(),
+            false => end.may_be_written(owns),
+        };
+        self.step("delete.mark")?;
         cell.update(|superblock| {
+            if superblock.name.as_str() != name.as_str() {
+                return Err(Error::NoSuchVolume(name.to_string()));
+            }
             superblock.state = VolumeState::Deleting;
+            if !others {
+                superblock.last_host = ShortText::default();
+            }
             Ok(())
         })?;
-        let superblock = cell.get();
-        let prefix = keys::stream_prefix(superblock.volume);
-        loop {
-            let page = self.store.list(&prefix, None, PAGE)?;
-            if page.objects.is_empty() {
-                break;
-            }
-            let keys: Vec<Key> = page.objects.into_iter().map(|object| object.key).collect();
-            self.store.delete_many(&keys)?;
-        }
-        self.drop_name(superblock.name.as_str(), superblock.volume)?;
+        self.step("delete.fence")?;
+        let sectors = (superblock.size_bytes / SECTOR_BYTES).min(Extent::LBA_LIMIT);
+        let overtaken = end.fence(&stream, &self.platform, sectors)?;
+        self.step("delete.objects")?;
+        self.delete_objects(&stream, others || overtaken)?;
+        self.step("delete.name")?;
+        self.drop_name(name.as_str(), superblock.volume)?;
+        self.step("delete.superblock")?;
         Ok(self.store.delete(&keys::superblock(superblock.volume)?)?)
     }
 
-    /// Removes the record of `name` if it still means `uuid`.
-    fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
-        let key = keys::name(name)?;
-        if self.uuid_of(&key)? == Some(uuid) {
-            self.store.delete(&key)?;
+    fn delete_objects(&self, stream: &Stream, keep_guards: bool) -> Result<()> {
+        let prefix = keys::stream_prefix(stream.volume());
+        let mut objects = Vec::new();
+        let mut after = None;
+        loop {
+            let page = self.store.list(&prefix, after.as_ref(), PAGE)?;
+            objects.extend(page.objects.iter().map(|object| object.key.clone()));
+            after = page.objects.last().map(|object| object.key.clone());
+            if !page.truncated || after.is_none() {
+                break;
+            }
+        }
+        if keep_guards {
+            let seqs: Vec<_> =
+                objects.iter().filter_map(|key| keys::parse_object(stream.volume(), key)).collect();
+            let kept = guards(stream, &seqs)?;
+            log::info!("another host may have it open: {kept} small objects stay to keep it out");
+            objects.truncate(objects.len().saturating_sub(kept));
+        }
+        for some in objects.chunks(PAGE) {
+            self.store.delete_many(some)?;
         }
         Ok(())
     }
+
+    /// Gives `name` up, if it still means `uuid`. Deletes are unconditional on every store and
+    /// might hit a name that somebody else has taken meanwhile; so an empty record takes its
+    /// place, which the next one to want the name replaces.
+    fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
+        let key = keys::name(name)?;
+        let (bytes, version) = match self.store.get(&key) {
+            Ok(found) => found,
+            Err(e) if e.is_not_found() => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        if self.decode(&key, &bytes)? != Some(uuid) {
+            return Ok(());
+        }
+        match self.store.replace(&key, &[], &version) {
+            Ok(_) | Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn step(&self, name: &'static str) -> Result<()> {
+        self.platform.failpoint(name).map_err(|e| Error::local(name, "pass", e))
+    }
+}
+
+/// Changes the name in a superblock, if it is still the one that is to be changed.
+fn rename_in(superblock: &mut Superblock, from: &VolumeName, to: &VolumeName) -> Result<()> {
+    let live = superblock.state == VolumeState::Live;
+    if !live || superblock.name.as_str() != from.as_str() {
+        return Err(Error::NoSuchVolume(from.to_string()));
+    }
+    superblock.name = ShortText::truncated(to.as_str());
+    Ok(())
 }

@@ -23,6 +23,12 @@ pub struct EngineConfig {
     pub cache_dir: PathBuf,
     /// Size of the read cache in bytes; 0 for none.
     pub cache_bytes: u64,
+    /// Writes also to a store that cannot keep two hosts apart; then nothing but the user sees to
+    /// it that only one host writes to a volume.
+    pub no_fencing: bool,
+    /// How old a view of a volume opened for reading may be when it is read: then it is looked
+    /// whether its writer has added to it.
+    pub follow_interval: Duration,
     /// Settings of volumes that have none of their own.
     pub volume: VolumeConfig,
 }

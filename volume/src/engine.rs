@@ -23,6 +23,7 @@ use crate::name::VolumeName;
 use crate::open::{Opening, Surroundings, discard};
 use crate::platform::{Host, Platform};
 use crate::pool::Pool;
+use crate::probe::probe;
 use crate::recover::{Ownership, ownership};
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
@@ -58,7 +59,9 @@ pub struct Engine {
     ending: AtomicBool,
     /// Held while a volume is opened, closed, renamed or deleted.
     transition: Mutex<()>,
-    _dir: CacheDir,
+    /// What is known of the store's ability to keep two hosts apart.
+    fencing: Mutex<Option<Result<()>>>,
+    dir: CacheDir,
 }
 
 impl Engine {
@@ -122,7 +125,7 @@ impl Engine {
             stop.clone(),
         ));
         Ok(Arc::new(Self {
-            catalog: Catalog::new(Arc::clone(&patient)),
+            catalog: Catalog::new(Arc::clone(&patient), Arc::clone(&around.platform)),
             patient,
             store,
             stop,
@@ -133,7 +136,8 @@ impl Engine {
             volume_configs: Mutex::default(),
             ending: AtomicBool::new(false),
             transition: Mutex::default(),
-            _dir: dir,
+            fencing: Mutex::default(),
+            dir,
         }))
     }
 
@@ -172,6 +176,32 @@ impl Engine {
         if self.read_only { Err(Error::ReadOnly(name.to_string())) } else { Ok(()) }
     }
 
+    /// Fails if nothing may be changed, or if the store was tried and cannot keep two hosts apart.
+    fn check_may_write(&self, name: &VolumeName) -> Result<()> {
+        self.check_writable(name)?;
+        if self.config.no_fencing {
+            return Ok(());
+        }
+        let mut known = self.fencing.lock();
+        if let Some(verdict) = &*known {
+            return verdict.clone();
+        }
+        if self.dir.is_probed() {
+            return known.insert(Ok(())).clone();
+        }
+        match probe(&self.patient, &self.around.platform) {
+            Ok(()) => {
+                log::info!("{}: tried, and keeps two hosts apart", self.store.url());
+                if let Err(error) = self.dir.note_probed() {
+                    log::warn!("the store will be tried again at the next mount: {error}");
+                }
+                known.insert(Ok(())).clone()
+            }
+            Err(error @ Error::NoFencing { .. }) => known.insert(Err(error)).clone(),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Makes a volume of `size_bytes`, a multiple of 4096.
     ///
     /// # Errors
@@ -182,14 +212,13 @@ impl Engine {
         size_bytes: u64,
         attrs: FileAttrs,
     ) -> Result<VolumeInfo> {
-        self.check_writable(name)?;
         check_size(size_bytes)?;
+        self.check_may_write(name)?;
         let _alone = self.transition(name)?;
         let platform = &self.around.platform;
         let uuid = uuid::Builder::from_random_bytes(platform.random().to_le_bytes()).into_uuid();
         let compression = self.volume_config(name).compression;
-        let host = platform.host_name();
-        let made = self.catalog.create(name, uuid, size_bytes, compression, attrs, &host)?;
+        let made = self.catalog.create(name, uuid, size_bytes, compression, attrs)?;
         Ok(self.describe(&made))
     }
 
@@ -243,16 +272,16 @@ impl Engine {
     /// # Errors
     /// There is none of the old name or one of the new, or the store fails.
     pub fn rename(&self, from: &VolumeName, to: &VolumeName) -> Result<()> {
-        self.check_writable(from)?;
+        self.check_may_write(from)?;
         let _alone = self.transition(from)?;
         let found = self.catalog.find(from)?;
         let open = self.writers.lock().get(&found.get().volume).cloned();
         match open {
             Some(volume) => {
-                self.catalog.rename(&volume.core.superblock, to)?;
+                self.catalog.rename(&volume.core.superblock, from, to)?;
                 volume.renamed(to.as_str());
             }
-            None => self.catalog.rename(&found, to)?,
+            None => self.catalog.rename(&found, from, to)?,
         }
         let own = self.volume_configs.lock().remove(from.as_str());
         if let Some(own) = own {
@@ -266,15 +295,18 @@ impl Engine {
     /// # Errors
     /// It is open here, there is none of that name, or the store fails.
     pub fn delete(&self, name: &VolumeName) -> Result<()> {
-        self.check_writable(name)?;
+        self.check_may_write(name)?;
         let _alone = self.transition(name)?;
         let found = self.catalog.find_to_delete(name)?;
         let uuid = found.get().volume;
         self.check_closed(name, uuid)?;
-        self.catalog.delete(&found)?;
-        self.around.leaves.remove_volume(uuid);
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
-        match LogOnDisk::open(&params, false) {
+        let log = LogOnDisk::open(&params, false);
+        self.catalog.delete(&found, name, |nonce| {
+            log.as_ref().is_ok_and(|log| log.as_ref().is_some_and(|log| log.owns(nonce)))
+        })?;
+        self.around.leaves.remove_volume(uuid);
+        match log {
             Ok(Some(log)) => discard(&params, &log),
             Ok(None) => Ok(()),
             Err(_) => self
@@ -290,9 +322,12 @@ impl Engine {
     /// # Errors
     /// There is none of that name, or the store fails.
     pub fn set_attrs(&self, name: &VolumeName, attrs: FileAttrs) -> Result<()> {
-        self.check_writable(name)?;
+        self.check_may_write(name)?;
         let found = self.catalog.find(name)?;
         let open = self.writers.lock().get(&found.get().volume).cloned();
+        if let Some(volume) = &open {
+            volume.core.poison.check_deposed()?;
+        }
         let change = |superblock: &mut Superblock| {
             superblock.attrs = attrs;
             Ok(())
@@ -333,12 +368,19 @@ impl Engine {
     /// # Errors
     /// As [`Self::open_reader`]; [`Error::StaleLog`] where this host's log cannot be replayed.
     pub fn open_writer(&self, name: &VolumeName) -> Result<Arc<Volume>> {
-        self.check_writable(name)?;
+        self.check_may_write(name)?;
         let _alone = self.transition(name)?;
         let found = self.catalog.find(name)?;
         let uuid = found.get().volume;
         if let Some(open) = self.writers.lock().get(&uuid) {
             return Ok(Arc::clone(open));
+        }
+        if self.config.no_fencing {
+            log::warn!(
+                "volume {:?}: opened for writing with --no-fencing: if a second host opens it as well, \
+                 both write and the volume is destroyed",
+                name.as_str()
+            );
         }
         let volume = Arc::new(self.opening(name, found).read_write()?);
         self.writers.lock().insert(uuid, Arc::clone(&volume));

@@ -107,13 +107,29 @@ pub enum Error {
     },
     /// Another host has taken the volume over.
     #[error(
-        "volume {volume:?} was taken over by {by}: this host may not write to it any more; unmount, then mount again to take it back"
+        "volume {volume:?} was taken over by {by}: this host neither reads nor writes it any more; unmount here, and mount again to take it back"
     )]
     Fenced {
         /// The volume.
         volume: String,
-        /// Who took it over.
+        /// Who took it over, and when, as far as it is known.
         by: String,
+    },
+    /// The volume was deleted by another host while it was open here.
+    #[error(
+        "volume {0:?} was deleted by another host while it was open here: what was written to it is gone"
+    )]
+    Deleted(String),
+    /// The store cannot keep two hosts from writing to one volume.
+    #[error(
+        "store {store} cannot keep two hosts from writing to one volume: {fault}. Writing is refused; use a \
+         store that creates objects exclusively or, if only this host ever writes to its volumes, --no-fencing"
+    )]
+    NoFencing {
+        /// The store's URL.
+        store: String,
+        /// What it does wrong.
+        fault: String,
     },
     /// A background thread failed; the volume takes no more writes.
     #[error("volume {volume:?} takes no more writes: {cause}")]

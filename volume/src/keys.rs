@@ -4,6 +4,7 @@
 //! volumes/<name>              name record: format version and uuid
 //! data/<uuid>/super           superblock
 //! data/<uuid>/o/<seq:016x>    the stream
+//! probe/<number>/<round>      tries of the store, gone again at once
 //! ```
 
 use lsvd_store::Key;
@@ -40,6 +41,11 @@ pub(crate) fn parse_object(volume: Uuid, key: &Key) -> Option<ObjectSeq> {
     let digits = key.as_str().strip_prefix(&stream_prefix(volume))?;
     let well_formed = digits.len() == 16 && !digits.bytes().any(|b| b.is_ascii_uppercase());
     u64::from_str_radix(digits, 16).ok().filter(|_| well_formed).map(ObjectSeq::new)
+}
+
+/// An object that only tries the store.
+pub(crate) fn probe(attempt: u128, round: u64) -> Result<Key> {
+    key(format!("probe/{attempt:032x}/{round}"))
 }
 
 fn key(text: String) -> Result<Key> {

@@ -137,6 +137,12 @@ impl Opening<'_> {
         let (mut log, ours) = self.own_log(&params, &state, found)?;
         let nonce = log.set_pending(Nonce::new(around.platform.random()))?;
         let won = self.take_over(nonce, &mut state, &log, ours)?;
+        // A deletion marks the superblock before it looks for the end of the stream: either it
+        // has found this fence, or its mark is found here.
+        let found = self.superblock.reread()?;
+        if found.is_none_or(|found| found.state == VolumeState::Deleting) {
+            return Err(Error::NoSuchVolume(self.name()));
+        }
         log::info!(
             "volume {:?}: opened for writing, epoch {}, {} objects read since the checkpoint",
             self.name(),

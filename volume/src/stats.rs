@@ -11,7 +11,7 @@ use crate::writer::Writer;
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct VolumeStats {
     /// `healthy`, `degraded` (the store does not answer), `poisoned` (takes no more writes),
-    /// `fenced` (another host has it), `read-only`.
+    /// `fenced` (another host has it), `deleted` (by another host), `read-only`.
     pub state: String,
     /// The last error of the store, or what poisoned the volume.
     pub last_error: Option<String>,
@@ -52,6 +52,7 @@ impl VolumeStats {
         let poison = core.poison.cause();
         let state = match (poison, writer, trouble.since_ms) {
             (Some(Error::Fenced { .. }), ..) => "fenced",
+            (Some(Error::Deleted(_)), ..) => "deleted",
             (Some(_), ..) => "poisoned",
             (None, None, _) => "read-only",
             (None, Some(_), Some(_)) => "degraded",

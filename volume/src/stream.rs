@@ -71,6 +71,15 @@ impl Stream {
         }
     }
 
+    /// Whether there is an object `seq`, whatever it is.
+    pub(crate) fn exists(&self, seq: ObjectSeq) -> Result<bool> {
+        match self.store.head(&keys::object(self.volume, seq)?) {
+            Ok(_) => Ok(true),
+            Err(e) if e.is_not_found() => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// The common part of the header of object `seq`, and the object's first bytes; `None` if
     /// there is no such object.
     ///

@@ -44,6 +44,15 @@ impl SuperblockCell {
         self.seen.lock().0.clone()
     }
 
+    /// Reads the superblock again; `None` if it is gone.
+    pub(crate) fn reread(&self) -> Result<Option<Superblock>> {
+        let _alone = self.changing.lock();
+        let Some(found) = read(&*self.store, self.volume)? else { return Ok(None) };
+        let superblock = found.0.clone();
+        *self.seen.lock() = found;
+        Ok(Some(superblock))
+    }
+
     /// Changes the superblock. If somebody else changed it meanwhile, it is read again and
     /// `change` is applied to what they left; `change` may refuse.
     pub(crate) fn update(&self, change: impl Fn(&mut Superblock) -> Result<()>) -> Result<()> {
@@ -60,9 +69,8 @@ impl SuperblockCell {
                     return Ok(());
                 }
                 Err(StoreError::Precondition { .. }) => {
-                    let found = read(&*self.store, self.volume)?.ok_or_else(|| {
-                        Error::damaged(describe(&*self.store, self.volume), "it is gone")
-                    })?;
+                    let found = read(&*self.store, self.volume)?;
+                    let found = found.ok_or_else(|| Error::Deleted(next.name.to_string()))?;
                     let ours = found.0 == next;
                     *self.seen.lock() = found;
                     if ours {
@@ -70,6 +78,7 @@ impl SuperblockCell {
                         return Ok(());
                     }
                 }
+                Err(e) if e.is_not_found() => return Err(Error::Deleted(next.name.to_string())),
                 Err(e) => return Err(e.into()),
             }
         }

@@ -101,7 +101,8 @@ fn stop_threads(writer: &Writer) {
 /// [`Close::Keep`] by returning false. Returns the bytes left in the log.
 ///
 /// # Errors
-/// The volume failed before, or the SSD does now. It is closed all the same.
+/// The volume failed before, or the SSD does now; [`Error::StaleLog`] if another host took it over
+/// and its log holds what the store lacks. It is closed all the same.
 pub(crate) fn close(
     volume: &Volume,
     how: Close,
@@ -115,6 +116,9 @@ pub(crate) fn close(
     let drained = how == Close::Drain && drain(writer, progress);
 
     stop_threads(writer);
+    if let Some(deposed) = poison.deposed() {
+        return crate::deposed::close(&volume.name(), &writer.log, deposed);
+    }
     poison.check()?;
     if drained {
         writer.log.mark_clean(writer.orders.committed_object())?;

@@ -79,6 +79,9 @@ impl Volume {
     ) {
         let len = (len as u64).min(self.size_bytes().saturating_sub(offset)) as usize;
         let Some(cover) = covering(offset, len as u64) else { return done(Ok(&[])) };
+        if let Err(error) = self.core.poison.check_deposed() {
+            return done(Err(error));
+        }
         count(&self.core.health.reads, 1);
         count(&self.core.health.read_bytes, len as u64);
         let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;

@@ -15,6 +15,8 @@ fn config(dir: &Path) -> EngineConfig {
     EngineConfig {
         cache_dir: dir.to_owned(),
         cache_bytes: 16 << 20,
+        no_fencing: false,
+        follow_interval: std::time::Duration::ZERO,
         volume: VolumeConfig {
             log_bytes: 32 << 20,
             buffer_bytes: 4 << 20,

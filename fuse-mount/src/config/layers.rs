@@ -11,12 +11,14 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 11] = [
+pub(super) const KEYS: [&str; 13] = [
     "store",
     "cache-dir",
     "cache-size",
     "read-only",
     "allow-other",
+    "no-fencing",
+    "follow-interval",
     "log-size",
     "memory",
     "batch-size",
@@ -157,6 +159,8 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("cache-size", mount.cache_size.clone()),
         ("read-only", mount.read_only.then(|| "true".to_owned())),
         ("allow-other", mount.allow_other.then(|| "true".to_owned())),
+        ("no-fencing", global.no_fencing.then(|| "true".to_owned())),
+        ("follow-interval", mount.follow_interval.clone()),
         ("log-size", mount.log_size.clone()),
         ("memory", mount.memory.clone()),
         ("batch-size", mount.batch_size.clone()),

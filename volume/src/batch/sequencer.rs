@@ -350,7 +350,7 @@ impl Sequencer {
         let host = ShortText::truncated(&self.core.platform.host_name());
         let change = Box::new(move |superblock: &mut Superblock| {
             if superblock.state == VolumeState::Deleting {
-                return Err(Error::NoSuchVolume(volume.to_string()));
+                return Err(Error::Deleted(volume.to_string()));
             }
             if superblock.epoch > stamp.epoch {
                 let by = format!("host {:?}", superblock.last_host.as_str());
@@ -364,7 +364,7 @@ impl Sequencer {
             superblock.last_host = host.clone();
             Ok(())
         });
-        uploaders.submit(Job::Publish { leaves: prepared.leaves, change });
+        uploaders.submit(Job::Publish { stamp, leaves: prepared.leaves, change });
     }
 
     fn published(&mut self) {

@@ -38,7 +38,7 @@ pub(crate) enum Job {
     /// Create a checkpoint, whose bytes are ready.
     Checkpoint { stamp: Stamp, head: Vec<u8>, body: Vec<u8> },
     /// A checkpoint is committed: keep its leaves locally and name it in the superblock.
-    Publish { leaves: Vec<LeafItem>, change: SuperblockChange },
+    Publish { stamp: Stamp, leaves: Vec<LeafItem>, change: SuperblockChange },
 }
 
 impl Job {
@@ -185,11 +185,20 @@ impl Worker {
                 self.core.step("checkpoint.created")?;
                 Ok(Outcome::Checkpoint { stamp })
             }
-            Job::Publish { leaves, change } => {
+            Job::Publish { stamp, leaves, change } => {
                 self.core.leaves.put_batch(self.core.uuid, leaves);
                 self.core.leaves.flush();
                 self.core.step("checkpoint.publish")?;
-                self.persist(|| self.core.superblock.update(&change))?;
+                self.persist(|| self.core.superblock.update(&change)).map_err(|e| match e {
+                    // The checkpoint itself was committed, so the fence stands behind it.
+                    Error::Fenced { by, .. } => {
+                        crate::deposed::note(&self.core, stamp.seq, stamp.epoch, by)
+                    }
+                    Error::Deleted(name) => {
+                        crate::deposed::note(&self.core, stamp.seq, stamp.epoch, name)
+                    }
+                    other => other,
+                })?;
                 self.core.step("checkpoint.published")?;
                 Ok(Outcome::Published)
             }
@@ -232,11 +241,8 @@ impl Worker {
             let detail = "it exists, but this writer did not write it, and nobody else may have";
             return Error::damaged(self.core.stream.describe(stamp.seq), detail);
         }
-        let by = match theirs {
-            ObjectHeader::Fence(fence) => format!("host {:?}", fence.host.as_str()),
-            _ => format!("a writer of epoch {}", theirs.stamp().epoch),
-        };
-        Error::Fenced { volume: self.core.name().to_string(), by }
+        let hint = format!("a writer of epoch {}", theirs.stamp().epoch);
+        crate::deposed::note(&self.core, stamp.committed, stamp.epoch, hint)
     }
 
     /// Tries until it works, fails for good, or the volume closes.

@@ -359,6 +359,11 @@ impl WriteLog {
         self.notify_room();
     }
 
+    /// The log's file.
+    pub(crate) fn header_path(&self) -> PathBuf {
+        PathBuf::from(&self.data.path)
+    }
+
     /// The header in force.
     pub(crate) fn header(&self) -> LogHeader {
         self.headers.lock().current().clone()

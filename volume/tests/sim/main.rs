@@ -3,6 +3,7 @@
 //! ```text
 //!   seeds      whole lives by seed            failpoints   a crash at every named step
 //!   scripts    interleavings worth a name     damage       flipped bits, cut files
+//!   hosts      two and three hosts on one store
 //!      \            |            |            /
 //!       world: boots, requests, crashes, checks  <- workload: what programs do
 //!        |                 |               |
@@ -20,6 +21,7 @@
 
 mod damage;
 mod failpoints;
+mod hosts;
 mod oracle;
 mod platform;
 mod rng;

@@ -48,6 +48,20 @@ pub(crate) struct World {
     dir: TempDir,
 }
 
+/// A machine beside the world's own, with the same store.
+pub(crate) struct Host {
+    machine: Arc<Machine>,
+    name: &'static str,
+    dir: TempDir,
+}
+
+impl Host {
+    /// A new machine.
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { machine: Arc::default(), name, dir: tempfile::tempdir().unwrap() }
+    }
+}
+
 /// A process that runs the engine.
 pub(crate) struct Running {
     /// First, so that it is dropped before the engine.
@@ -116,6 +130,13 @@ impl World {
         }
     }
 
+    /// The world goes on on the other machine; processes on this one are left alone.
+    pub(crate) fn go_to(&mut self, host: &mut Host) {
+        std::mem::swap(&mut self.machine, &mut host.machine);
+        std::mem::swap(&mut self.host, &mut host.name);
+        std::mem::swap(&mut self.dir, &mut host.dir);
+    }
+
     /// The cache directory.
     pub(crate) fn cache_dir(&self) -> &std::path::Path {
         self.dir.path()
@@ -130,6 +151,8 @@ impl World {
         let config = EngineConfig {
             cache_dir: self.dir.path().to_owned(),
             cache_bytes: 0,
+            no_fencing: false,
+            follow_interval: Duration::ZERO,
             volume: self.config.clone(),
         };
         let platform = Arc::new(SimPlatform(Arc::clone(&life)));
