@@ -51,7 +51,7 @@ impl CacheDir {
             .truncate(false)
             .open(&lock_path)
             .map_err(|e| Error::local(&lock_path, "open", e))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !try_lock(&lock) {
             let mut holder = String::new();
             // Without the number the message is still right.
             let _ = lock.read_to_string(&mut holder);
@@ -108,6 +108,18 @@ impl CacheDir {
         self.path.join("store")
     }
 
+    /// Whether another process serves the directory.
+    pub(crate) fn is_served(lock: &Path) -> bool {
+        let Ok(file) = File::open(lock) else { return false };
+        // Whoever wants the whole lock at this very moment tries again.
+        flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+    }
+
+    /// The lock's file.
+    pub(crate) fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
     /// Whether this store was tried and keeps two hosts apart.
     pub(crate) fn is_probed(&self) -> bool {
         let says = fs::read_to_string(self.path.join("probed"));
@@ -133,6 +145,16 @@ impl CacheDir {
     pub(crate) fn leaves(&self) -> PathBuf {
         self.path.join("leaves")
     }
+}
+
+/// Locks, unless another process holds the lock for more than a moment, as a look does.
+fn try_lock(lock: &File) -> bool {
+    (0..5).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+    })
 }
 
 /// Writes a line of text so that it is there as a whole or not at all.

@@ -115,6 +115,8 @@ impl Engine {
             cache,
             leaves: Arc::new(leaves),
             log_dir: dir.logs(),
+            foreign_lock: read_only.then(|| dir.lock_file()),
+            follow_interval: config.follow_interval,
             store_id: store_id(store.url()),
         };
         let stop = Stop::new();
@@ -349,7 +351,8 @@ impl Engine {
     }
 
     /// Opens a volume for reading. Fences nobody; shows what the store holds and, where this
-    /// host wrote last, its log on top. If the volume is open for writing here, that one.
+    /// host wrote last, its log on top, and follows whoever writes it. If the volume is open for
+    /// writing here, that one.
     ///
     /// # Errors
     /// There is none of that name, it is damaged, or the store fails.

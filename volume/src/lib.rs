@@ -65,6 +65,7 @@ mod delete;
 mod deposed;
 mod engine;
 pub mod error;
+mod follow;
 pub mod format;
 mod health;
 mod info;

@@ -1,19 +1,22 @@
 //! Opening a volume: the parts put together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use crate::batch::{Position, WINDOW};
 use crate::cache::ReadCache;
+use crate::cache_dir::CacheDir;
 use crate::config::VolumeConfig;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::follow::{Follower, OnTop};
 use crate::format::{Nonce, ShortText, Stamp, StoreId, VolumeState};
 use crate::health::Health;
 use crate::log::{LogOnDisk, LogParams, Start};
-use crate::map::LeafStore;
+use crate::map::{LeafStore, Maps};
 use crate::object_index::ObjectIndex;
 use crate::platform::Platform;
 use crate::poison::Poison;
@@ -23,8 +26,8 @@ use crate::recover::{Ownership, StreamState, Takeover, ownership, replay};
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 use crate::threads;
-use crate::units::ObjectSeq;
-use crate::volume::Volume;
+use crate::units::{LogSeq, ObjectSeq};
+use crate::volume::{Role, Volume};
 
 /// What the engine lends to each of its volumes.
 #[derive(Clone, Debug)]
@@ -34,6 +37,10 @@ pub(crate) struct Surroundings {
     pub(crate) cache: Arc<dyn ReadCache>,
     pub(crate) leaves: Arc<LeafStore>,
     pub(crate) log_dir: std::path::PathBuf,
+    /// The lock of the cache directory, where this engine does not hold it.
+    pub(crate) foreign_lock: Option<std::path::PathBuf>,
+    /// How old a view may be.
+    pub(crate) follow_interval: Duration,
     pub(crate) store_id: StoreId,
 }
 
@@ -84,7 +91,7 @@ impl Opening<'_> {
         Error::StaleLog { volume: self.name(), path: log.path(), bytes, other }
     }
 
-    fn core(self, state: StreamState, poison: Arc<Poison>) -> Arc<Core> {
+    fn core(self, maps: Maps, poison: Arc<Poison>) -> Arc<Core> {
         Arc::new(Core {
             name: Mutex::new(self.name().into()),
             uuid: self.stream.volume(),
@@ -93,7 +100,7 @@ impl Opening<'_> {
             stream: self.stream,
             uploads: self.uploads,
             superblock: Arc::new(self.superblock),
-            maps: RwLock::new(state.maps),
+            maps: RwLock::new(maps),
             index: ObjectIndex::default(),
             cache: Arc::clone(&self.around.cache),
             leaves: Arc::clone(&self.around.leaves),
@@ -102,28 +109,49 @@ impl Opening<'_> {
         })
     }
 
-    /// Opens for reading: the stream, and this host's log on top where it continues it.
-    /// Changes nothing anywhere.
+    /// Opens for reading: the stream, and this host's log on top where it continues it and no
+    /// writer is at it. Changes nothing anywhere.
     pub(crate) fn read_only(self) -> Result<Volume> {
-        let log = LogOnDisk::open(&self.log_params(), false)?;
-        let mut state = self.read_stream(log.as_ref())?;
+        let now = self.around.platform.monotonic();
+        let (mut state, log) = self.look()?;
+        let mut on_top = None;
         let mut data = None;
+        let stream_maps = state.maps.committed_only();
         if let Some(log) = log {
+            let replayed = replay(&mut state, &log)?;
+            let through = LogSeq::new(replayed.next_seq.get().saturating_sub(1));
+            on_top = Some(OnTop { params: self.log_params(), through });
+            data = Some(Arc::clone(log.data()));
+        }
+        let shown = std::mem::replace(&mut state.maps, stream_maps);
+        let (pool, interval) = (Arc::clone(&self.around.pool), self.around.follow_interval);
+        let core = self.core(shown, Arc::default());
+        let follower = Follower::new(state, on_top, interval, now);
+        Ok(Volume::new(Arc::clone(&core), Reader::new(core, data), Role::Follows(follower), pool))
+    }
+
+    /// The stream, and this host's log if it continues the stream and lies still. What a writer in
+    /// another process does to its log under a reader's eyes is not to be relied upon.
+    fn look(&self) -> Result<(StreamState, Option<LogOnDisk>)> {
+        let served = || self.around.foreign_lock.as_deref().is_some_and(CacheDir::is_served);
+        if served() {
+            return Ok((self.read_stream(None)?, None));
+        }
+        let found = LogOnDisk::open(&self.log_params(), false).and_then(|log| {
+            let state = self.read_stream(log.as_ref())?;
+            let Some(log) = log else { return Ok((state, None)) };
             match ownership(&state, &log)? {
-                Ownership::Ours => {
-                    replay(&mut state, &log)?;
-                    data = Some(Arc::clone(log.data()));
-                }
-                Ownership::Contained => {}
+                // The scan reads all of it; a writer that began meanwhile shows afterwards.
+                Ownership::Ours => log.scan(|_| Ok(())).map(|_| (state, Some(log))),
+                Ownership::Contained => Ok((state, None)),
                 Ownership::Stale { bytes, other } => {
                     let error = self.stale(&log, bytes, other);
                     log::warn!("reading without the local log: {error}");
+                    Ok((state, None))
                 }
             }
-        }
-        let pool = Arc::clone(&self.around.pool);
-        let core = self.core(state, Arc::default());
-        Ok(Volume::new(Arc::clone(&core), Reader::new(core, data), None, pool))
+        });
+        if served() { Ok((self.read_stream(None)?, None)) } else { found }
     }
 
     /// Opens for writing: takes the stream over and recovers the log.
@@ -181,10 +209,10 @@ impl Opening<'_> {
             size_sectors: stream_size,
             since_checkpoint: state.rolled,
         };
-        let core = self.core(state, poison);
+        let core = self.core(state.maps, poison);
         let writer = threads::start(&core, log, position)?;
         let reader = Reader::new(Arc::clone(&core), Some(Arc::clone(writer.log.data())));
-        Ok(Volume::new(core, reader, Some(writer), around.pool))
+        Ok(Volume::new(core, reader, Role::Writes(writer), around.pool))
     }
 
     /// The log to continue with: the one found, if it is ours, or a new one.

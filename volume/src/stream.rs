@@ -45,6 +45,11 @@ impl Stream {
         self.volume
     }
 
+    /// The store.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
     /// How messages call the object.
     pub(crate) fn describe(&self, seq: ObjectSeq) -> String {
         let key = format!("{}{:016x}", keys::stream_prefix(self.volume), seq.get());

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::follow::Follower;
 use crate::health::count;
 use crate::log::{Entry, Pass, Refused, WriteLog};
 use crate::park::{Request, write_entries};
@@ -32,8 +33,17 @@ pub const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
 pub struct Volume {
     pub(crate) core: Arc<Core>,
     reader: Reader,
-    writer: Option<Writer>,
+    role: Role,
     pool: Arc<Pool>,
+}
+
+/// What a volume is open for.
+#[derive(Debug)]
+pub(crate) enum Role {
+    /// It is written here.
+    Writes(Writer),
+    /// It is only read here, and may be written elsewhere.
+    Follows(Follower),
 }
 
 thread_local! {
@@ -41,13 +51,8 @@ thread_local! {
 }
 
 impl Volume {
-    pub(crate) fn new(
-        core: Arc<Core>,
-        reader: Reader,
-        writer: Option<Writer>,
-        pool: Arc<Pool>,
-    ) -> Self {
-        Self { core, reader, writer, pool }
+    pub(crate) fn new(core: Arc<Core>, reader: Reader, role: Role, pool: Arc<Pool>) -> Self {
+        Self { core, reader, role, pool }
     }
 
     /// The volume's present name.
@@ -67,11 +72,50 @@ impl Volume {
 
     /// Whether it is open for reading only.
     pub fn is_read_only(&self) -> bool {
-        self.writer.is_none()
+        self.writer_parts().is_none()
     }
 
-    /// Reads up to `len` bytes: fewer, or none, at the end of the volume.
+    /// Whether [`Self::refresh`] would ask the store.
+    pub fn needs_refresh(&self) -> bool {
+        self.follower().is_some_and(|follower| follower.is_due(&self.core))
+    }
+
+    /// Takes in what another host has written, if the volume is open for reading only and was
+    /// not looked after for the follow interval. May wait for the store.
+    ///
+    /// # Errors
+    /// [`Error::Deleted`], or the volume is damaged. A store that does not answer is no error.
+    pub fn refresh(&self) -> Result<()> {
+        self.follower().map_or(Ok(()), |follower| follower.refresh(&self.core))
+    }
+
+    fn follower(&self) -> Option<&Follower> {
+        match &self.role {
+            Role::Follows(follower) => Some(follower),
+            Role::Writes(_) => None,
+        }
+    }
+
+    /// Reads up to `len` bytes: fewer, or none, at the end of the volume. Of a volume that is open
+    /// for reading only, what is shown is at most the follow interval old.
     pub fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        len: usize,
+        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        if !self.needs_refresh() {
+            return self.read_view(offset, len, done);
+        }
+        let volume = Arc::clone(self);
+        self.pool.remote(move || match volume.refresh() {
+            Ok(()) => volume.read_view(offset, len, done),
+            Err(error) => done(Err(error)),
+        });
+    }
+
+    /// Reads what is known.
+    fn read_view(
         self: &Arc<Self>,
         offset: u64,
         len: usize,
@@ -97,7 +141,7 @@ impl Volume {
                 let volume = Arc::clone(self);
                 self.pool.local(move || volume.read_patiently(offset, len, done));
             }
-            Err(error) => done(Err(error)),
+            Err(error) => self.read_again(offset, len, error, done),
         }
         SECTORS.set(sectors);
     }
@@ -111,17 +155,43 @@ impl Volume {
     ) {
         match self.reader.read_bytes(offset, len, Patience::Local) {
             Ok(Some(bytes)) => done(Ok(&bytes)),
-            Err(error) => done(Err(error)),
+            Err(error) => self.read_again(offset, len, error, done),
             Ok(None) => {
                 let volume = Arc::clone(self);
                 self.pool.remote(move || {
                     match volume.reader.read_bytes(offset, len, Patience::Full) {
                         Ok(bytes) => done(Ok(&bytes.unwrap_or_default())),
-                        Err(error) => done(Err(error)),
+                        Err(error) => volume.read_again(offset, len, error, done),
                     }
                 });
             }
         }
+    }
+
+    /// After an error: what a follower's view points at may be gone because the volume moved on.
+    fn read_again(
+        self: &Arc<Self>,
+        offset: u64,
+        len: usize,
+        error: Error,
+        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
+    ) {
+        if self.follower().is_none() || !matches!(error, Error::Damaged { .. }) {
+            return done(Err(error));
+        }
+        let volume = Arc::clone(self);
+        self.pool.remote(move || {
+            let Some(follower) = volume.follower() else { return done(Err(error)) };
+            let again = follower.refresh_now(&volume.core).and_then(|()| {
+                let left = volume.size_bytes().saturating_sub(offset);
+                let len = (len as u64).min(left) as usize;
+                volume.reader.read_bytes(offset, len, Patience::Full)
+            });
+            match again {
+                Ok(bytes) => done(Ok(&bytes.unwrap_or_default())),
+                Err(error) => done(Err(error)),
+            }
+        });
     }
 
     /// Writes `data`; past the end is [`Error::OutOfRange`]. When `done` is called with `Ok`
@@ -196,7 +266,7 @@ impl Volume {
     /// Makes everything acknowledged before safe on the local SSD.
     pub fn flush(self: &Arc<Self>, done: impl FnOnce(Result<()>) + Send + 'static) {
         count(&self.core.health.flushes, 1);
-        match &self.writer {
+        match self.writer_parts() {
             Some(writer) => writer.log.flush(Box::new(done)),
             None => done(Ok(())),
         }
@@ -207,7 +277,7 @@ impl Volume {
     /// # Errors
     /// The volume failed before.
     pub fn flush_to_store(&self) -> Result<()> {
-        let Some(writer) = &self.writer else { return Ok(()) };
+        let Some(writer) = self.writer_parts() else { return Ok(()) };
         let through = writer.log.last_seq();
         writer.drain_to(through);
         while !writer.orders.wait_committed(through, TICK) {
@@ -221,7 +291,7 @@ impl Volume {
 
     /// Bytes acknowledged but not yet committed in the store.
     pub fn dirty_bytes(&self) -> u64 {
-        self.writer.as_ref().map_or(0, |writer| writer.log.backlog().0)
+        self.writer_parts().map_or(0, |writer| writer.log.backlog().0)
     }
 
     /// Changes the size, which must be a multiple of 4096. A shrink that cuts data off needs
@@ -277,15 +347,18 @@ impl Volume {
 
     /// Counters and gauges.
     pub fn stats(&self) -> VolumeStats {
-        VolumeStats::of(&self.core, self.writer.as_ref())
+        VolumeStats::of(&self.core, self.writer_parts())
     }
 
     fn writer(&self) -> Result<&Writer> {
-        self.writer.as_ref().ok_or_else(|| Error::ReadOnly(self.name()))
+        self.writer_parts().ok_or_else(|| Error::ReadOnly(self.name()))
     }
 
     pub(crate) fn writer_parts(&self) -> Option<&Writer> {
-        self.writer.as_ref()
+        match &self.role {
+            Role::Writes(writer) => Some(writer),
+            Role::Follows(_) => None,
+        }
     }
 
     fn check_range(&self, offset: u64, bytes: u64) -> Result<&Writer> {

@@ -40,8 +40,12 @@ impl VolumeFs {
         match &*handle {
             Handle::Volume { node, .. } => {
                 let Some(volume) = node.volume() else { return done(Err(Errno::EIO)) };
-                let left = node.size_in(&volume).saturating_sub(offset);
-                let len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+                // Of a volume that others write, the end may have moved: the engine looks.
+                let mut len = len;
+                if !volume.is_read_only() {
+                    let left = node.size_in(&volume).saturating_sub(offset);
+                    len = usize::try_from(left).unwrap_or(usize::MAX).min(len);
+                }
                 if len == 0 {
                     return done(Ok(&[]));
                 }

@@ -112,7 +112,7 @@ impl VolumeFs {
             Err(Errno::ENAMETOOLONG) => return done(Err(Errno::ENAMETOOLONG)),
             Err(_) => return done(Err(Errno::ENOENT)),
         };
-        match self.volumes.known(&name) {
+        match self.volumes.find_at_once(&name) {
             Known::Sure(node) => done(Ok(node.attr())),
             Known::Absent => done(Err(Errno::ENOENT)),
             Known::Ask(_) => {
@@ -134,7 +134,7 @@ impl VolumeFs {
         }
         let Some(node) = self.volumes.by_ino(ino) else { return done(Err(Errno::ESTALE)) };
         let name = node.name();
-        match self.volumes.known(&name) {
+        match self.volumes.find_at_once(&name) {
             Known::Ask(Some(_)) => {
                 let volumes = self.volumes.clone();
                 self.pool.run(move || {

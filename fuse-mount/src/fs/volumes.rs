@@ -66,7 +66,13 @@ impl Volumes {
             (directory.find(name), directory.changes())
         };
         let before = match known {
-            Known::Sure(node) => return Ok(node),
+            Known::Sure(node) => {
+                if let Some(volume) = node.volume() {
+                    // What another host writes shows in the file's size.
+                    volume.refresh()?;
+                }
+                return Ok(node);
+            }
             Known::Absent => return Err(Error::NoSuchVolume(name.to_string())),
             Known::Ask(before) => before,
         };
@@ -84,6 +90,16 @@ impl Volumes {
                 }
                 _ => Err(error),
             },
+        }
+    }
+
+    /// As [`Volumes::find`] where that needs no waiting.
+    pub(crate) fn find_at_once(&self, name: &VolumeName) -> Known {
+        match self.known(name) {
+            Known::Sure(node) if node.volume().is_some_and(|volume| volume.needs_refresh()) => {
+                Known::Ask(Some(node))
+            }
+            known => known,
         }
     }
 
@@ -155,7 +171,12 @@ impl Volumes {
         meta.users += 1;
         meta.writers += u32::from(write);
         drop(meta);
-        Ok(node.volume().is_some_and(|volume| !write || !volume.is_read_only()))
+        let at_once = |volume: &Volume| !volume.needs_refresh();
+        Ok(node.volume().is_some_and(
+            |volume| {
+                if write { !volume.is_read_only() } else { at_once(&volume) }
+            },
+        ))
     }
 
     /// The part of [`Volumes::open`] that waits.
@@ -196,6 +217,7 @@ impl Volumes {
         if let Some(volume) = node.volume()
             && (!write || !volume.is_read_only())
         {
+            volume.refresh()?;
             return Ok(volume);
         }
         let name = node.name();

@@ -124,6 +124,12 @@ impl Maps {
         Self { dirty: DirtyMap::new(), clean, objects, sectors }
     }
 
+    /// What of it is in the stream, which shares its leaves with the original.
+    pub fn committed_only(&self) -> Self {
+        let (clean, objects) = (self.clean.clone(), self.objects.clone());
+        Self { dirty: DirtyMap::new(), clean, objects, sectors: self.sectors }
+    }
+
     /// The volume's size in sectors.
     pub fn sectors(&self) -> u64 {
         self.sectors

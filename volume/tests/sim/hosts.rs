@@ -130,3 +130,41 @@ fn a_deposed_host_whose_log_the_store_holds_closes_without_a_complaint() {
     let (first, _) = world.boot_and_check();
     first.drain();
 }
+
+/// What a reader on another host sees converges, and is a prefix at every moment.
+#[test]
+fn a_follower_sees_prefixes_only_and_everything_in_the_end() {
+    for seed in 0..4 {
+        let mut world = World::new(seed, 2);
+        world.config.batch_bytes = 128 << 10;
+        let (writer, volume) = world.boot_and_check();
+        let mut other = Host::new("sim-b");
+        world.go_to(&mut other);
+        let follower = boot(&mut world);
+        let view = follower.engine.open_reader(&crate::world::name()).unwrap();
+        let mut rng = world.rng.fork();
+        for round in 0..12 {
+            for _ in 0..20 {
+                let (lane, at) = (rng.below(2) as usize, rng.below(3000));
+                match rng.below(5) {
+                    0 => world.trim(&volume, lane, at, 1 + rng.below(100)),
+                    _ => world.write(&volume, lane, at, 1 + rng.below(200)),
+                }
+            }
+            // In the middle of uploads and checkpoints: a prefix.
+            world.assert_shows(&view, Promise::Uploaded);
+            if round % 4 == 3 {
+                world.upload(&volume);
+                let size = volume.size_bytes() + 4096;
+                volume.resize(size, false).unwrap();
+                volume.flush_to_store().unwrap();
+                view.refresh().unwrap();
+                assert_eq!(view.size_bytes(), size, "the new size is seen");
+                world.assert_shows(&view, Promise::Acknowledged);
+            }
+        }
+        drop((view, volume));
+        follower.end();
+        writer.end();
+    }
+}

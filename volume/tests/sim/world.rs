@@ -189,6 +189,18 @@ impl World {
         Ok(())
     }
 
+    /// Checks what a reader shows in one read, and takes nothing of it for history.
+    pub(crate) fn assert_shows(&self, view: &Arc<Volume>, promise: Promise) {
+        let all = read(view, 0, view.size_bytes() as usize).unwrap();
+        let part = |lba: u64, sectors: u64| {
+            let at = lba as usize * SECTOR;
+            Ok(all[at..at + sectors as usize * SECTOR].to_vec())
+        };
+        if let Err(wrong) = self.oracle.clone().settle(promise, now(), part) {
+            panic!("{wrong}");
+        }
+    }
+
     /// The process is killed, the machine stays up.
     pub(crate) fn kill(&mut self, running: Running) {
         running.end_by_crash();

@@ -1,0 +1,212 @@
+//! A volume opened for reading follows the stream of whoever writes it.
+//!
+//! ```text
+//!   a read, stat or open comes, and the view is older than the interval
+//!        |
+//!   superblock: deleted?  --->  headers from the first missing number on  --->  the new map, at once
+//!                                    | missing, but known to be committed
+//!                                    v
+//!                               enter again at the superblock's checkpoint
+//! ```
+//! * Nobody reads, nothing is asked. A view is never older than the interval when it is read,
+//!   as long as the store answers; while it does not, the last view stays.
+//! * Every view is a prefix of the writer's history: what is contiguous in the stream. Void objects
+//!   are passed over by the same code that recovers.
+//! * A log of this host that continues the stream lies on top for as long as the stream does not
+//!   move. If it does because a writer on this host goes on with that log, the view stays until the
+//!   stream holds all that it shows; in every other case the log does not count any more.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::format::{Superblock, VolumeState};
+use crate::log::{LogOnDisk, LogParams};
+use crate::recover::StreamState;
+use crate::superblock_cell::SuperblockCell;
+use crate::units::LogSeq;
+
+/// Objects behind which it is quicker to enter at a newer checkpoint than to read their headers.
+const JUMP_OBJECTS: u64 = 512;
+/// How often a view is planned again when the stream moves on meanwhile.
+const ATTEMPTS: usize = 4;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    interval: Duration,
+    /// When the view was looked after last, in microseconds.
+    fresh_at: AtomicU64,
+    /// Held while it is.
+    at: Mutex<Following>,
+}
+
+/// What a view was made of.
+#[derive(Debug)]
+struct Following {
+    /// The stream, with a map of its own; none after an error in the middle of it.
+    state: Option<StreamState>,
+    log: Option<OnTop>,
+}
+
+/// This host's log on top of the stream.
+#[derive(Debug)]
+pub(crate) struct OnTop {
+    pub(crate) params: LogParams,
+    /// The newest record shown.
+    pub(crate) through: LogSeq,
+}
+
+impl Follower {
+    /// Follows from `state` on, as read at the time `now`.
+    pub(crate) fn new(
+        state: StreamState,
+        log: Option<OnTop>,
+        interval: Duration,
+        now: Duration,
+    ) -> Self {
+        Self {
+            interval,
+            fresh_at: AtomicU64::new(now.as_micros() as u64),
+            at: Mutex::new(Following { state: Some(state), log }),
+        }
+    }
+
+    /// Whether the view is older than it may be.
+    pub(crate) fn is_due(&self, core: &Core) -> bool {
+        let age = self.now(core).saturating_sub(self.fresh_at.load(Ordering::Acquire));
+        u128::from(age) >= self.interval.as_micros()
+    }
+
+    fn now(&self, core: &Core) -> u64 {
+        core.platform.monotonic().as_micros() as u64
+    }
+
+    /// Looks after the view if it is due; of several callers one does, and the others wait.
+    ///
+    /// # Errors
+    /// [`Error::Deleted`], or the stream is damaged. A store that does not answer is no error:
+    /// the view stays as it is.
+    pub(crate) fn refresh(&self, core: &Core) -> Result<()> {
+        let began = self.now(core);
+        let mut at = self.at.lock();
+        // Somebody else did while this one waited.
+        if self.fresh_at.load(Ordering::Acquire) > began || !self.is_due(core) {
+            return Ok(());
+        }
+        self.look(core, &mut at, false)
+    }
+
+    /// Looks after the view though it is not due: what it points at could not be read.
+    ///
+    /// # Errors
+    /// As [`Self::refresh`].
+    pub(crate) fn refresh_now(&self, core: &Core) -> Result<()> {
+        self.look(core, &mut self.at.lock(), true)
+    }
+
+    fn look(&self, core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
+        let now = self.now(core);
+        let outcome = advance(core, at, give_up_log);
+        match outcome {
+            Ok(()) => {
+                core.health.store_answered(core.platform.unix_millis(), &core.name());
+                self.fresh_at.store(now, Ordering::Release);
+                Ok(())
+            }
+            Err(Error::Store(e)) => {
+                core.health.store_failed(core.platform.unix_millis(), &core.name(), &e);
+                // Not before the interval is over again: attempts may take long.
+                self.fresh_at.store(self.now(core), Ordering::Release);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Takes in what the stream has gained, and shows it.
+fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
+    for attempt in 1.. {
+        let superblock = present(core)?;
+        let rolled = match at.state.take() {
+            Some(state) => roll(core, state, &superblock),
+            None => enter(core, &superblock),
+        };
+        match rolled {
+            Ok((state, moved)) => {
+                let shown = show(core, at, &state, moved, give_up_log);
+                at.state = Some(state);
+                return shown;
+            }
+            // What is missing may have been collected after the superblock was read.
+            Err(Error::Damaged { .. }) if attempt < ATTEMPTS => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The superblock of a volume that is still there.
+fn present(core: &Core) -> Result<Superblock> {
+    let found = SuperblockCell::open(core.uploads.store(), core.uuid)?.map(|cell| cell.get());
+    found
+        .filter(|found| found.state == VolumeState::Live)
+        .ok_or_else(|| Error::Deleted(core.name().to_string()))
+}
+
+/// Rolls forward; also tells whether there was anything.
+fn roll(core: &Core, mut state: StreamState, now: &Superblock) -> Result<(StreamState, bool)> {
+    let covered = now.checkpoint.map_or(0, |checkpoint| checkpoint.covers.get());
+    if covered >= state.next.get() + JUMP_OBJECTS {
+        return enter(core, now);
+    }
+    let before = state.next;
+    while let Some(header) = core.uploads.header(state.next)? {
+        state.apply(&core.uploads, &header)?;
+    }
+    if state.next <= now.committed {
+        // Collected, or lost: entering at the checkpoint tells.
+        return enter(core, now);
+    }
+    let moved = state.next > before;
+    Ok((state, moved))
+}
+
+fn enter(core: &Core, superblock: &Superblock) -> Result<(StreamState, bool)> {
+    let state = StreamState::read(&core.uploads, superblock, superblock.committed, &core.leaves)?;
+    Ok((state, true))
+}
+
+fn show(
+    core: &Core,
+    at: &mut Following,
+    state: &StreamState,
+    moved: bool,
+    give_up_log: bool,
+) -> Result<()> {
+    let Some(on_top) = &at.log else {
+        if moved {
+            *core.maps.write() = state.maps.committed_only();
+        }
+        return Ok(());
+    };
+    if !moved && !give_up_log {
+        return Ok(());
+    }
+    if !give_up_log && state.log_seq < on_top.through && goes_on(on_top, state) {
+        return Ok(());
+    }
+    at.log = None;
+    *core.maps.write() = state.maps.committed_only();
+    Ok(())
+}
+
+/// Whether the stream is continued from the log that lies on top.
+fn goes_on(on_top: &OnTop, state: &StreamState) -> bool {
+    let log = LogOnDisk::open(&on_top.params, false).ok().flatten();
+    log.zip(state.newest_fence()).is_some_and(|(log, newest)| log.owns(newest.id.nonce))
+}
