@@ -14,6 +14,7 @@
 //!
 //! Every backend and decorator passes the same suite, `tests/contract`.
 
+mod counting;
 pub mod dir;
 mod error;
 pub mod faulty;
@@ -27,6 +28,7 @@ pub mod retry;
 pub mod s3;
 mod url;
 
+pub use counting::{CountingStore, Grouping, OpTraffic, Requests, Traffic};
 pub use dir::DirStore;
 pub use error::{Source, StoreError, StoreResult};
 pub use faulty::{Fault, FaultPlan, FaultyStore, Gate, Odds, Op, OpCount, Point, Rule};

@@ -127,6 +127,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
         keys.iter().try_for_each(|key| self.delete(key))
     }
+
+    /// How many requests [`ObjectStore::delete_many`] makes for so many keys.
+    fn requests_to_delete(&self, keys: usize) -> u64 {
+        keys as u64
+    }
 }
 
 /// A shared store is a store, so that decorators can wrap an `Arc<dyn ObjectStore>`.
@@ -169,5 +174,9 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
 
     fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
         (**self).delete_many(keys)
+    }
+
+    fn requests_to_delete(&self, keys: usize) -> u64 {
+        (**self).requests_to_delete(keys)
     }
 }

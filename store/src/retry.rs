@@ -216,4 +216,8 @@ impl<S: ObjectStore> ObjectStore for RetryStore<S> {
     fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
         self.run(|| self.inner.delete_many(keys))
     }
+
+    fn requests_to_delete(&self, keys: usize) -> u64 {
+        self.inner.requests_to_delete(keys)
+    }
 }

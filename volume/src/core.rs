@@ -1,7 +1,8 @@
 //! What all threads of one open volume share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use lsvd_store::{Requests, Traffic};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -33,12 +34,27 @@ pub(crate) struct Core {
     pub(crate) leaves: Arc<LeafStore>,
     pub(crate) health: Health,
     pub(crate) poison: Arc<Poison>,
+    /// Requests for this volume's objects, and how many there were before it was opened.
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) traffic_before: Requests,
+    /// What opening it cost.
+    pub(crate) opening: OnceLock<Requests>,
 }
 
 impl Core {
     /// The volume's present name.
     pub(crate) fn name(&self) -> Arc<str> {
         Arc::clone(&self.name.lock())
+    }
+
+    /// Requests for this volume's objects since its opening began.
+    pub(crate) fn requests(&self) -> Requests {
+        self.traffic.requests().since(&self.traffic_before)
+    }
+
+    /// Notes that the volume is open.
+    pub(crate) fn opened(&self) -> Requests {
+        *self.opening.get_or_init(|| self.requests())
     }
 
     /// Passes a durability step; an error is a simulated crash there.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lsvd_store::{ObjectStore, RetryPolicy, RetryStore, Stop, SystemSleeper};
+use lsvd_store::{
+    CountingStore, ObjectStore, Requests, RetryPolicy, RetryStore, Stop, SystemSleeper,
+};
 use parking_lot::{Mutex, MutexGuard};
 use uuid::Uuid;
 
@@ -17,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::format::{FileAttrs, Superblock};
 use crate::info::{LogInfo, VolumeInfo};
 use crate::inspect::{self, Inspect, InspectReport};
+use crate::keys;
 use crate::log::LogOnDisk;
 use crate::map::LeafStore;
 use crate::name::VolumeName;
@@ -42,8 +45,8 @@ const PATIENCE: RetryPolicy = RetryPolicy {
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
-    /// The store as it is: for uploads, which have a patience of their own.
-    store: Arc<dyn ObjectStore>,
+    /// The store as it is, its requests counted: for uploads, which have a patience of their own.
+    store: Arc<CountingStore<Arc<dyn ObjectStore>>>,
     /// The same, trying again for a while: for everything else.
     patient: Arc<dyn ObjectStore>,
     /// Ends the waiting for the store.
@@ -119,6 +122,7 @@ impl Engine {
             follow_interval: config.follow_interval,
             store_id: store_id(store.url()),
         };
+        let store = Arc::new(CountingStore::grouped(store, keys::volume_of));
         let stop = Stop::new();
         let patient: Arc<dyn ObjectStore> = Arc::new(RetryStore::new(
             Arc::clone(&store),
@@ -146,6 +150,16 @@ impl Engine {
     /// The store's URL.
     pub fn store_url(&self) -> &str {
         self.store.url()
+    }
+
+    /// The requests made to the store so far.
+    pub fn requests(&self) -> Requests {
+        self.store.requests()
+    }
+
+    /// Those of them that were for one volume's objects, its name record not counted.
+    pub fn requests_of(&self, volume: Uuid) -> Requests {
+        self.store.group(&volume.to_string()).requests()
     }
 
     /// How the read cache fares.
@@ -341,10 +355,16 @@ impl Engine {
     }
 
     fn opening(&self, name: &VolumeName, superblock: SuperblockCell) -> Opening<'_> {
+        let traffic = self.store.group(&superblock.get().volume.to_string());
         Opening {
             around: &self.around,
+            traffic_before: traffic.requests(),
+            traffic,
             stream: Stream::new(Arc::clone(&self.patient), superblock.get().volume),
-            uploads: Stream::new(Arc::clone(&self.store), superblock.get().volume),
+            uploads: Stream::new(
+                Arc::clone(&self.store) as Arc<dyn ObjectStore>,
+                superblock.get().volume,
+            ),
             superblock,
             config: self.volume_config(name),
         }

@@ -26,6 +26,11 @@ pub(crate) fn superblock(volume: Uuid) -> Result<Key> {
     key(format!("data/{volume}/super"))
 }
 
+/// The part of a key that all objects of one volume share, but for its name record.
+pub(crate) fn volume_of(key: &str) -> Option<&str> {
+    key.strip_prefix("data/")?.split_once('/').map(|(volume, _)| volume)
+}
+
 /// Prefix of a volume's stream.
 pub(crate) fn stream_prefix(volume: Uuid) -> String {
     format!("data/{volume}/o/")

@@ -1,8 +1,9 @@
 //! Opening a volume: the parts put together.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use lsvd_store::{Requests, Traffic};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
@@ -23,6 +24,7 @@ use crate::poison::Poison;
 use crate::pool::Pool;
 use crate::read::Reader;
 use crate::recover::{Ownership, StreamState, Takeover, ownership, replay};
+use crate::request_stats::RequestStats;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 use crate::threads;
@@ -67,6 +69,9 @@ pub(crate) struct Opening<'a> {
     pub(crate) uploads: Stream,
     pub(crate) superblock: SuperblockCell,
     pub(crate) config: VolumeConfig,
+    /// Requests for the volume's objects, and how many there were before.
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) traffic_before: Requests,
 }
 
 impl Opening<'_> {
@@ -106,6 +111,9 @@ impl Opening<'_> {
             leaves: Arc::clone(&self.around.leaves),
             health: Health::default(),
             poison,
+            traffic: self.traffic,
+            traffic_before: self.traffic_before,
+            opening: OnceLock::new(),
         })
     }
 
@@ -126,6 +134,7 @@ impl Opening<'_> {
         let shown = std::mem::replace(&mut state.maps, stream_maps);
         let (pool, interval) = (Arc::clone(&self.around.pool), self.around.follow_interval);
         let core = self.core(shown, Arc::default());
+        core.opened();
         let follower = Follower::new(state, on_top, interval, now);
         Ok(Volume::new(Arc::clone(&core), Reader::new(core, data), Role::Follows(follower), pool))
     }
@@ -210,6 +219,8 @@ impl Opening<'_> {
             since_checkpoint: state.rolled,
         };
         let core = self.core(state.maps, poison);
+        let cost = RequestStats::new(&core.opened(), 0);
+        log::info!("volume {:?}: opening it took {cost}", core.name());
         let writer = threads::start(&core, log, position)?;
         let reader = Reader::new(Arc::clone(&core), Some(Arc::clone(writer.log.data())));
         Ok(Volume::new(core, reader, Role::Writes(writer), around.pool))

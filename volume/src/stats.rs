@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 
 use crate::core::Core;
 use crate::error::Error;
+use crate::request_stats::RequestStats;
 use crate::units::SECTOR_BYTES;
 use crate::writer::Writer;
 
 /// Counters since the volume was opened, and gauges.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct VolumeStats {
     /// `healthy`, `degraded` (the store does not answer), `poisoned` (takes no more writes),
     /// `fenced` (another host has it), `deleted` (by another host), `read-only`.
@@ -43,6 +44,10 @@ pub struct VolumeStats {
     pub object_bytes_put: u64,
     /// The highest object committed.
     pub committed_object: u64,
+    /// Requests for this volume's objects since its opening began.
+    pub requests: RequestStats,
+    /// Those that opening it took.
+    pub opening: RequestStats,
 }
 
 impl VolumeStats {
@@ -78,6 +83,11 @@ impl VolumeStats {
             trims: load(&health.trims),
             objects_put: load(&health.objects_put),
             object_bytes_put: load(&health.object_bytes_put),
+            requests: RequestStats::new(&core.requests(), load(&health.write_bytes)),
+            opening: core
+                .opening
+                .get()
+                .map_or_else(RequestStats::default, |r| RequestStats::new(r, 0)),
             committed_object: writer.map_or(0, |w| w.orders.committed_object().get()),
         }
     }

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use lsvd_volume::RequestStats;
 use serde_json::{Value, json};
 
 use super::volumes::Volumes;
@@ -36,7 +37,7 @@ pub(crate) fn daemon(facts: &DaemonFacts) -> Value {
 
 /// The whole file.
 pub(crate) fn document(facts: &DaemonFacts, volumes: &Volumes) -> Vec<u8> {
-    let mut dirty = 0;
+    let (mut dirty, mut written) = (0, 0);
     let listed: Vec<Value> = volumes
         .known_nodes()
         .iter()
@@ -44,6 +45,7 @@ pub(crate) fn document(facts: &DaemonFacts, volumes: &Volumes) -> Vec<u8> {
             let volume = node.volume();
             let stats = volume.as_ref().map(|volume| volume.stats());
             dirty += stats.as_ref().map_or(0, |stats| stats.dirty_bytes);
+            written += stats.as_ref().map_or(0, |stats| stats.write_bytes);
             let (name, users) = {
                 let meta = node.meta.lock();
                 (meta.name.to_string(), meta.users)
@@ -63,7 +65,14 @@ pub(crate) fn document(facts: &DaemonFacts, volumes: &Volumes) -> Vec<u8> {
         })
         .collect();
     let cache = volumes.engine().cache_stats();
-    let document = json!({ "daemon": daemon(facts), "dirty_bytes": dirty, "read_cache": cache, "volumes": listed });
+    let requests = RequestStats::new(&volumes.engine().requests(), written);
+    let document = json!({
+        "daemon": daemon(facts),
+        "dirty_bytes": dirty,
+        "requests": requests,
+        "read_cache": cache,
+        "volumes": listed,
+    });
     let mut text = format!("{document:#}").into_bytes();
     text.push(b'\n');
     text

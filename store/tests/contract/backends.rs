@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use lsvd_store::{
-    DirStore, FaultPlan, FaultyStore, MemStore, ObjectStore, Odds, RetryPolicy, RetryStore,
-    S3Options, Sleeper, Stop, StoreOptions,
+    CountingStore, DirStore, FaultPlan, FaultyStore, MemStore, ObjectStore, Odds, RetryPolicy,
+    RetryStore, S3Options, Sleeper, Stop, StoreOptions,
 };
 
 use crate::Fixture;
@@ -102,6 +102,10 @@ fn s3_server(variables: &str) -> Option<Fixture> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let prefix = format!("{now:x}-{}", std::process::id());
     Some(Fixture { prefix, ..alone(Arc::new(retry(store))) })
+}
+
+pub(crate) fn counting_mem() -> Fixture {
+    alone(Arc::new(CountingStore::new(MemStore::new())))
 }
 
 fn alone(store: Arc<dyn ObjectStore>) -> Fixture {
