@@ -15,36 +15,17 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
-use std::thread::JoinHandle;
+use std::fs::OpenOptions;
 
 use common::history::{History, Kind, Op, Promise, SECTOR, Tick, stamp};
 use common::rng::Rng;
-use common::{Lab, Mount, make_volume, scale, wait_for};
+use common::workload::{Clock, Crew, FLAGS, SECTORS, read_disk};
+use common::{Lab, Mount, make_volume, scale};
 
 /// Rounds at `LSVD_TEST_SCALE=1`, chosen to stay well below a minute and a half.
 const ROUNDS: u64 = 40;
-const THREADS: u64 = 4;
-const SECTORS: u64 = (24 << 20) / SECTOR as u64;
-/// Half of the requests go here, so that they meet.
-const HOT_SECTORS: u64 = 4096;
 /// Requests acknowledged before a kill, at most.
 const ACKED_MAX: u64 = 3000;
-
-/// Small figures, so that rings wrap, buffers rotate and checkpoints come often.
-const FLAGS: &[&str] = &[
-    "--log-size=32M",
-    "--memory=8M",
-    "--cache-size=16M",
-    "--batch-size=512K",
-    "--batch-age=100ms",
-    "--checkpoint-objects=8",
-];
 
 /// Durability steps on the way from the start to the first uploads after a recovery.
 const FAILPOINTS: &[&str] = &[
@@ -90,7 +71,7 @@ struct Campaign {
     // Before the lab, so that it is gone before its directories are.
     mount: Option<Mount>,
     lab: Lab,
-    clock: Arc<AtomicU64>,
+    clock: Clock,
     history: History,
     /// Acknowledged before this: in the store for sure.
     drained: Tick,
@@ -116,21 +97,19 @@ impl Campaign {
         let lab = Lab::new();
         let mount = lab.mount(FLAGS);
         make_volume(&mount, "v.img", SECTORS * SECTOR as u64);
+        // Growing it is a write like others, and must not get lost with the SSD.
+        lab.ok(&["flush", "v.img", "--wait"]);
         Self {
             seed,
             lab,
             mount: Some(mount),
-            clock: Arc::new(AtomicU64::new(1)),
+            clock: Clock::new(),
             history: History::new(SECTORS),
             drained: 0,
             acked: 0,
             killed_at: BTreeMap::new(),
             tried: 0,
         }
-    }
-
-    fn tick(&self) -> Tick {
-        self.clock.fetch_add(1, Ordering::SeqCst)
     }
 
     fn round(&mut self, round: u64) {
@@ -153,7 +132,7 @@ impl Campaign {
         if let Some(before) = seen_by_reader {
             assert!(before == disk, "round {round}: a reader saw another disk than recovery made");
         }
-        let now = self.tick();
+        let now = self.clock.tick();
         if let Err(wrong) = self.history.check(&disk, promise, now) {
             panic!("seed {}, round {round}, {promise:?}: {wrong}", self.seed);
         }
@@ -167,31 +146,17 @@ impl Campaign {
     /// Lets the threads work, and kills the daemon under them.
     fn work(&mut self, rng: &mut Rng) {
         let mount = self.mount.take().unwrap();
-        let acked = Arc::new(AtomicU64::new(0));
-        let ready = Arc::new(Barrier::new(THREADS as usize + 1));
-        let threads: Vec<JoinHandle<Vec<Op>>> = (0..THREADS)
-            .map(|n| {
-                let worker = Worker {
-                    rng: Rng::new(rng.any()),
-                    file: open(&mount.file("v.img"), n % 2 == 0),
-                    clock: self.clock.clone(),
-                    acked: acked.clone(),
-                    ready: ready.clone(),
-                };
-                std::thread::spawn(move || worker.run())
-            })
-            .collect();
-        ready.wait();
+        let crew = Crew::start(&mount.file("v.img"), rng, &self.clock);
         let (kill_at, drain_at) = (rng.below(ACKED_MAX), rng.below(2 * ACKED_MAX));
         if drain_at < kill_at {
-            wait_for("requests", || (acked.load(Ordering::SeqCst) >= drain_at).then_some(()));
-            let before = self.tick();
+            crew.wait_for_acked(drain_at);
+            let before = self.clock.tick();
             self.lab.ok(&["flush", "v.img", "--wait"]);
             self.drained = before;
         }
-        wait_for("requests", || (acked.load(Ordering::SeqCst) >= kill_at).then_some(()));
+        crew.wait_for_acked(kill_at);
         mount.kill_only();
-        let ops: Vec<Op> = threads.into_iter().flat_map(|t| t.join().unwrap()).collect();
+        let (ops, _) = crew.bury();
         mount.kill();
         self.acked += ops.iter().filter(|op| op.acked.is_some()).count() as u64;
         self.history.extend(ops);
@@ -219,88 +184,6 @@ impl Campaign {
         let died = !mount.is_running();
         mount.kill();
         self.count(if died { name } else { "soon after recovery" });
-    }
-}
-
-fn open(path: &Path, direct: bool) -> File {
-    let flags = if direct { libc::O_DIRECT } else { 0 };
-    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).unwrap()
-}
-
-fn read_disk(path: &Path, write: bool) -> Vec<u8> {
-    let file = OpenOptions::new().read(true).write(write).open(path).unwrap();
-    let mut disk = vec![0; SECTORS as usize * SECTOR];
-    file.read_exact_at(&mut disk, 0).unwrap();
-    disk
-}
-
-/// A thread that uses the disk until it is gone.
-struct Worker {
-    rng: Rng,
-    file: File,
-    clock: Arc<AtomicU64>,
-    acked: Arc<AtomicU64>,
-    ready: Arc<Barrier>,
-}
-
-impl Worker {
-    fn run(mut self) -> Vec<Op> {
-        self.ready.wait();
-        let mut ops = Vec::new();
-        loop {
-            if self.rng.below(12) == 0 {
-                if self.file.sync_data().is_err() {
-                    return ops;
-                }
-                continue;
-            }
-            let mut op = self.next_op();
-            if self.carry_out(&op).is_ok() {
-                op.acked = Some(self.clock.fetch_add(1, Ordering::SeqCst));
-                ops.push(op);
-                self.acked.fetch_add(1, Ordering::SeqCst);
-            } else {
-                ops.push(op);
-                return ops;
-            }
-        }
-    }
-
-    fn next_op(&mut self) -> Op {
-        let kind = if self.rng.below(6) == 0 { Kind::Trim } else { Kind::Write };
-        let sectors = match (kind, self.rng.below(10)) {
-            (Kind::Trim, 0) => 1 + self.rng.below(SECTORS / 4),
-            (Kind::Write, 0) => 8 * (1 + self.rng.below(64)),
-            (_, 1..=3) => 1 + self.rng.below(20),
-            _ => 8,
-        };
-        let region = if self.rng.below(2) == 0 { HOT_SECTORS } else { SECTORS };
-        let start = self.rng.below(region);
-        let start = if sectors % 8 == 0 { start / 8 * 8 } else { start };
-        let start = start.min(SECTORS - sectors);
-        let issued = self.clock.fetch_add(1, Ordering::SeqCst);
-        Op { kind, start, sectors, issued, acked: None }
-    }
-
-    fn carry_out(&self, op: &Op) -> std::io::Result<()> {
-        let offset = op.start * SECTOR as u64;
-        match op.kind {
-            Kind::Write => {
-                let sectors = op.start..op.start + op.sectors;
-                let data: Vec<u8> = sectors.flat_map(|lba| stamp(lba, op.issued)).collect();
-                self.file.write_all_at(&data, offset)
-            }
-            Kind::Trim => {
-                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                let bytes = (op.sectors * SECTOR as u64) as i64;
-                let fd = self.file.as_raw_fd();
-                // SAFETY: the descriptor is open over the call.
-                match unsafe { libc::fallocate(fd, mode, offset as i64, bytes) } {
-                    0 => Ok(()),
-                    _ => Err(std::io::Error::last_os_error()),
-                }
-            }
-        }
     }
 }
 

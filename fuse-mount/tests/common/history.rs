@@ -78,7 +78,8 @@ enum Fate {
     Never,
 }
 
-/// All that was done to a disk since it was last known for good.
+/// All that was done to a disk since it was last known for good. A copy judges without learning.
+#[derive(Clone)]
 pub struct History {
     /// The number that each sector showed then; 0 for zeroes.
     base: Vec<Tick>,

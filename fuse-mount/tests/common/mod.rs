@@ -18,7 +18,9 @@
 pub mod disk;
 pub mod history;
 pub mod rng;
+pub mod store;
 pub mod tree;
+pub mod workload;
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -30,6 +32,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+
+use store::{Kind, Store};
 
 /// Longest wait for a condition; only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -88,44 +92,77 @@ macro_rules! need_mount {
     };
 }
 
+/// A lab on a store of this kind; ends the calling test with a note if there is no such server.
+#[macro_export]
+macro_rules! lab_on {
+    ($kind:expr) => {
+        match $crate::common::Lab::on($kind) {
+            Ok(lab) => lab,
+            Err(reason) => {
+                let name = std::thread::current().name().unwrap_or("?").to_owned();
+                eprintln!("SKIPPED {name}: {reason}");
+                return;
+            }
+        }
+    };
+}
+
 /// Memory files of logs, in /dev/shm or the cache directory, of daemons that were killed.
 type Buffers = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 /// Directories of one test: a store, a cache, mountpoints.
 pub struct Lab {
     dir: tempfile::TempDir,
-    store: PathBuf,
+    store: Store,
     buffers: Buffers,
 }
 
 impl Lab {
     /// Fresh directories.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("lsvd-test-").tempdir().unwrap();
-        fs::create_dir(dir.path().join("mnt")).unwrap();
+        let dir = fresh_directory();
         let store = dir.path().join("store");
         fs::create_dir(&store).unwrap();
-        Self { dir, store, buffers: Buffers::default() }
+        Self { store: Store::directory(&store), dir, buffers: Buffers::default() }
+    }
+
+    /// Fresh directories, and an empty store of this kind.
+    ///
+    /// # Errors
+    /// Why there is no such server.
+    pub fn on(kind: Kind) -> Result<Self, String> {
+        match kind {
+            Kind::Directory => Ok(Self::new()),
+            _ => Store::of_environment(kind).map(Self::with_store),
+        }
+    }
+
+    /// Fresh directories, as another host has them, for this store.
+    pub fn with_store(store: Store) -> Self {
+        Self { dir: fresh_directory(), store, buffers: Buffers::default() }
     }
 
     /// Fresh directories, with the store on a file system of its own.
     pub fn with_store_on(disk: &disk::StoreDisk) -> Self {
-        let mut lab = Self::new();
-        lab.store = disk.path().join("store");
-        fs::create_dir_all(&lab.store).unwrap();
-        lab
+        let store = disk.path().join("store");
+        fs::create_dir_all(&store).unwrap();
+        Self::with_store(Store::directory(&store))
     }
 
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
     pub fn store_dir(&self) -> PathBuf {
-        self.store.clone()
+        self.store.path().unwrap().to_owned()
     }
 
     pub fn store_url(&self) -> String {
-        format!("file://{}", self.store_dir().display())
+        self.store.url().to_owned()
     }
 
     pub fn cache_dir(&self) -> PathBuf {
@@ -150,7 +187,8 @@ impl Lab {
             command.env_remove(name);
         }
         command.env("HOME", self.path()).env("XDG_CONFIG_HOME", self.path().join("config"));
-        command.env("LSVD_STORE", self.store_url()).env("LSVD_CACHE_DIR", self.cache_dir());
+        command.env("LSVD_STORE", self.store.url()).env("LSVD_CACHE_DIR", self.cache_dir());
+        command.envs(self.store.variables().iter().map(|(name, value)| (name, value)));
         // A default configuration file of the machine must not leak in.
         let empty = self.path().join("empty.toml");
         fs::write(&empty, "").unwrap();
@@ -353,6 +391,20 @@ impl Mount {
         assert_eq!(sent, 0, "cannot signal the daemon");
     }
 
+    /// Stops the daemon where it stands; returns when none of its threads runs any more.
+    pub fn pause(&self) -> Paused {
+        self.signal(libc::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid);
+        wait_for("every thread to stop", || {
+            let tasks = fs::read_dir(&tasks).unwrap();
+            let stopped = |task: std::io::Result<fs::DirEntry>| {
+                state(&task.unwrap().path()).is_none_or(|state| state == 'T')
+            };
+            tasks.into_iter().all(stopped).then_some(())
+        });
+        Paused(self.pid)
+    }
+
     /// Unmounts in order; everything is in the store afterwards.
     pub fn unmount(self) {
         let ran = Ran(Command::new(BINARY).arg("unmount").arg(&self.mountpoint).output().unwrap());
@@ -360,17 +412,26 @@ impl Mount {
         self.expect_end();
     }
 
-    /// Waits until the daemon has ended by itself and the mount is gone.
-    pub fn expect_end(mut self) {
-        match &mut self.child {
-            Some(child) => {
-                let status = wait_for("the daemon to end", || child.try_wait().unwrap());
-                assert!(status.success(), "the daemon ended with {status}");
-            }
-            None => wait_for("the daemon to end", || (!is_alive(self.pid)).then_some(())),
+    /// Waits until the daemon has ended by itself, in order, and the mount is gone.
+    pub fn expect_end(self) {
+        if let Some(status) = self.wait_for_end() {
+            assert!(status.success(), "the daemon ended with {status}");
         }
+    }
+
+    /// Waits until the daemon has ended by itself and the mount is gone. One in the background
+    /// tells nobody how it ended.
+    pub fn wait_for_end(mut self) -> Option<ExitStatus> {
+        let status = match &mut self.child {
+            Some(child) => Some(wait_for("the daemon to end", || child.try_wait().unwrap())),
+            None => {
+                wait_for("the daemon to end", || (!is_alive(self.pid)).then_some(()));
+                None
+            }
+        };
         assert!(!is_mounted(&self.mountpoint), "the daemon left its mount behind");
         self.ended = true;
+        status
     }
 
     /// `kill -9`; then clears the dead mount away.
@@ -401,12 +462,31 @@ impl Drop for Mount {
     }
 }
 
+/// A daemon that stands still until this is dropped.
+pub struct Paused(u32);
+
+impl Drop for Paused {
+    fn drop(&mut self) {
+        // SAFETY: the pid is of a daemon that this test started; it is not reaped while it stands.
+        unsafe { libc::kill(self.0 as i32, libc::SIGCONT) };
+    }
+}
+
+/// The letter of a process or thread's state, by its directory in `/proc`.
+fn state(task: &Path) -> Option<char> {
+    let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
 /// Whether the process runs; one that waits to be reaped does not.
 fn is_alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    state(Path::new(&format!("/proc/{pid}"))).is_some_and(|state| state != 'Z')
+}
+
+fn fresh_directory() -> tempfile::TempDir {
+    let dir = tempfile::Builder::new().prefix("lsvd-test-").tempdir().unwrap();
+    fs::create_dir(dir.path().join("mnt")).unwrap();
+    dir
 }
 
 /// Whether something of ours is mounted there.
