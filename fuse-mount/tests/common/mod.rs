@@ -17,6 +17,7 @@
 
 pub mod disk;
 pub mod history;
+pub mod proxy;
 pub mod rng;
 pub mod store;
 pub mod tree;
