@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+const S3_ENDPOINT: &str = "LSVD_S3_ENDPOINT";
+
 /// What holds the objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -36,17 +38,16 @@ impl Store {
     /// A part of a bucket at `endpoint`.
     pub fn s3(endpoint: &str, bucket: &str, access_key: &str, secret_key: &str) -> Self {
         let variables = vec![
-            ("AWS_ENDPOINT_URL_S3", endpoint.to_owned()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", access_key.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", secret_key.to_owned()),
+            (S3_ENDPOINT, endpoint.to_owned()),
+            ("LSVD_S3_ACCESS_KEY_ID", access_key.to_owned()),
+            ("LSVD_S3_SECRET_ACCESS_KEY", secret_key.to_owned()),
         ];
         Self { url: format!("s3://{bucket}/{}", unique()), variables, directory: None }
     }
 
     /// A namespace of a pool.
     pub fn rados(conf: &str, pool: &str) -> Self {
-        let variables = vec![("CEPH_CONF", conf.to_owned())];
+        let variables = vec![("LSVD_RADOS_CONF", conf.to_owned())];
         Self { url: format!("rados://{pool}/{}", unique()), variables, directory: None }
     }
 
@@ -76,11 +77,23 @@ impl Store {
     pub fn by_way_of(&self, endpoint: &str) -> Self {
         let mut other = self.clone();
         for (name, value) in &mut other.variables {
-            if *name == "AWS_ENDPOINT_URL_S3" {
+            if *name == S3_ENDPOINT {
                 *value = endpoint.to_owned();
             }
         }
         other
+    }
+
+    /// The same store, with a file of certificates to trust.
+    pub fn trusting(mut self, ca_file: &str) -> Self {
+        self.variables.push(("LSVD_S3_CA_FILE", ca_file.to_owned()));
+        self
+    }
+
+    /// The S3 server's address.
+    pub fn endpoint(&self) -> Option<String> {
+        let found = self.variables.iter().find(|(name, _)| *name == S3_ENDPOINT);
+        found.map(|(_, value)| value.clone())
     }
 
     /// As `LSVD_STORE` takes it.

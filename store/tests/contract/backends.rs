@@ -75,7 +75,7 @@ pub(crate) fn s3() -> Option<Fixture> {
 }
 
 /// A second one, of another make; the variables begin with `LSVD_TEST_RGW_`.
-pub(crate) fn rgw() -> Option<Fixture> {
+pub(crate) fn radosgw() -> Option<Fixture> {
     s3_server("LSVD_TEST_RGW")
 }
 

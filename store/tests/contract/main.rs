@@ -63,4 +63,4 @@ macro_rules! suite {
     };
 }
 
-suite! { mem dir counting_mem retry_mem retry_faulty_mem faulty_dir s3 rgw rados }
+suite! { mem dir counting_mem retry_mem retry_faulty_mem faulty_dir s3 radosgw rados }
