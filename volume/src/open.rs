@@ -264,12 +264,29 @@ impl Opening<'_> {
             written_ms: platform.unix_millis(),
         };
         let step = |name| platform.failpoint(name).map_err(|e| Error::local(name, "pass", e));
+        let host = ShortText::truncated(&platform.host_name());
+        let announce = |epoch| {
+            log::warn!(
+                "volume {:?}: its writer is too fast to be overtaken; it is asked to stop at its \
+                 next checkpoint",
+                self.name()
+            );
+            self.superblock.update(|superblock| {
+                if superblock.state == VolumeState::Deleting {
+                    return Err(Error::NoSuchVolume(self.name()));
+                }
+                superblock.epoch = superblock.epoch.max(epoch);
+                superblock.last_host = host.clone();
+                Ok(())
+            })
+        };
         let takeover = Takeover {
             stream: &self.stream,
             volume: self.name().into(),
             stamp: &stamp,
-            host: ShortText::truncated(&platform.host_name()),
+            host: host.clone(),
             step: &step,
+            announce: &announce,
         };
         takeover.fence(nonce, state, |state| match ownership(state, log)? {
             Ownership::Stale { bytes, other } => Err(self.stale(log, bytes, other)),

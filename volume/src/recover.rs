@@ -283,18 +283,30 @@ pub(crate) struct Takeover<'a> {
     pub(crate) stamp: &'a dyn Fn(ObjectSeq, Epoch, &StreamState) -> Stamp,
     pub(crate) host: ShortText,
     pub(crate) step: &'a dyn Fn(&'static str) -> Result<()>,
+    /// Announces in the superblock that the writer of this epoch is on its way.
+    pub(crate) announce: &'a dyn Fn(Epoch) -> Result<()>,
 }
+
+/// After so many numbers lost to a writer at full speed it is asked to stop.
+const LOST_MAX: u32 = 32;
 
 impl Takeover<'_> {
     /// Creates the fence at the first missing number. What is found there meanwhile is taken
     /// in; `changed` is asked then whether to go on.
+    ///
+    /// A writer whose creates are always faster would be ahead for ever. So it is announced in the
+    /// superblock, at last, that it is deposed; it finds that at its next checkpoint and stops.
     pub(crate) fn fence(
         &self,
         nonce: Nonce,
         state: &mut StreamState,
         changed: impl Fn(&StreamState) -> Result<()>,
     ) -> Result<Won> {
+        let mut lost = 0;
         loop {
+            if lost == LOST_MAX {
+                (self.announce)(state.epoch.next())?;
+            }
             let mut stamp = (self.stamp)(state.next, state.epoch.next(), state);
             stamp.nonce = nonce;
             let fence = FenceHeader { stamp, host: self.host.clone() };
@@ -315,6 +327,7 @@ impl Takeover<'_> {
                 Created::Theirs(header) => {
                     state.apply(self.stream, &header)?;
                     changed(state)?;
+                    lost += 1;
                 }
             }
         }
