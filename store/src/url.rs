@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::{DirStore, MemStore, ObjectStore, S3Store, StoreError, StoreOptions, StoreResult};
 
-const KNOWN: &str = "known are file:///absolute/path (or just the path), s3://bucket/prefix, rados://pool/prefix \
-     and mem:";
+const KNOWN: &str = "known are file:///absolute/path (or just the path), s3://bucket/prefix, \
+                     rados://pool/prefix and mem:";
 
 /// Opens the store that `url` names. A directory is created if its parent exists; a bucket is
 /// never made, and nothing is asked of a server yet.
