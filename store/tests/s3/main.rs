@@ -2,11 +2,7 @@
 //!
 //! A server with answers made by hand says what no well-behaved one does; how the store gets on
 //! with those that exist is in the contract suite.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "in a test the message of a failed unwrap is what we want"
-)]
+#![expect(clippy::unwrap_used, reason = "in a test the message of a failed unwrap is what we want")]
 
 mod answers;
 mod listings;
