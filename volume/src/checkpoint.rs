@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::format::{CheckpointHeader, FenceRecord, LeafRef, ObjectHeader, Stamp};
+use crate::format::{CheckpointHeader, CommonHeader, FenceRecord, LeafRef, ObjectHeader, Stamp};
 use crate::map::{CleanMap, Leaf, LeafChange, LeafIndex, LeafItem, LeafStore};
 use crate::stream::Stream;
 use crate::units::ObjectSeq;
@@ -119,8 +119,10 @@ impl Root {
     }
 }
 
-/// Leaves read with one request; each is at most a few hundred KiB and most are far smaller.
-const LEAVES_PER_READ: usize = 64;
+/// Longest read of leaves, in bytes; a single leaf may be longer.
+const READ_BYTES_MAX: u64 = 4 << 20;
+/// What lies between two leaves is read with them if it is at most this long: a request costs more.
+const GAP_BYTES_MAX: u64 = 64 << 10;
 
 /// Reads the leaves that a checkpoint holds itself, and verifies them.
 pub(crate) fn verify_leaves(stream: &Stream, checkpoint: &CheckpointHeader) -> Result<()> {
@@ -128,45 +130,65 @@ pub(crate) fn verify_leaves(stream: &Stream, checkpoint: &CheckpointHeader) -> R
     fetch_all(stream, own.copied().collect(), &mut CleanMap::new())
 }
 
-/// Reads leaves, those that lie one behind the other together.
+/// Reads leaves: each checkpoint is looked at once, and what lies close together in it is read
+/// together. So the requests grow with the checkpoints that hold leaves, and with their bytes.
 fn fetch_all(stream: &Stream, mut leaves: Vec<LeafRef>, map: &mut CleanMap) -> Result<()> {
     leaves.sort_unstable_by_key(|leaf| (leaf.object, leaf.offset));
-    for run in leaves.chunk_by(are_neighbours) {
-        // Runs are cut so that no request and no buffer gets large.
-        for part in run.chunks(LEAVES_PER_READ) {
-            fetch(stream, part, map)?;
+    for of_object in leaves.chunk_by(|a, b| a.object == b.object) {
+        let Some(first) = of_object.first() else { continue };
+        let found = stream.peek(first.object)?;
+        let (common, _) =
+            found.ok_or_else(|| Error::damaged(describe(stream, first), "it is missing"))?;
+        let mut rest = of_object;
+        while !rest.is_empty() {
+            let (together, later) = rest.split_at(read_together(rest));
+            fetch(stream, &common, together, map)?;
+            rest = later;
         }
     }
     Ok(())
 }
 
-/// Whether `b` lies right behind `a` in one object.
-fn are_neighbours(a: &LeafRef, b: &LeafRef) -> bool {
-    a.object == b.object && a.offset + u64::from(a.len) == b.offset
+/// How many of `leaves`, at least one, are read with one request.
+fn read_together(leaves: &[LeafRef]) -> usize {
+    let Some(first) = leaves.first() else { return 0 };
+    let end = |leaf: &LeafRef| leaf.offset.saturating_add(leaf.len.into());
+    let fits = |pair: &&[LeafRef]| match pair {
+        [before, leaf] => {
+            leaf.offset >= end(before)
+                && leaf.offset - end(before) <= GAP_BYTES_MAX
+                && end(leaf) - first.offset <= READ_BYTES_MAX
+        }
+        _ => false,
+    };
+    1 + leaves.windows(2).take_while(fits).count()
 }
 
-/// Reads leaves that lie one behind the other in a checkpoint.
-fn fetch(stream: &Stream, leaves: &[LeafRef], map: &mut CleanMap) -> Result<()> {
-    let Some(first) = leaves.first() else { return Ok(()) };
-    let what =
-        || format!("{} (from leaf {} of the map)", stream.describe(first.object), first.index);
-    let found = stream.peek(first.object)?;
-    let (common, _) = found.ok_or_else(|| Error::damaged(what(), "it is missing"))?;
-    let total = leaves.iter().map(|leaf| u64::from(leaf.len)).sum();
-    let range = common
-        .body_range(first.offset, total)
-        .ok_or_else(|| Error::damaged(what(), "the root points outside the object"))?;
+fn describe(stream: &Stream, leaf: &LeafRef) -> String {
+    format!("{} (from leaf {} of the map)", stream.describe(leaf.object), leaf.index)
+}
+
+/// Reads leaves that lie close together in a checkpoint.
+fn fetch(
+    stream: &Stream,
+    common: &CommonHeader,
+    leaves: &[LeafRef],
+    map: &mut CleanMap,
+) -> Result<()> {
+    let (Some(first), Some(last)) = (leaves.first(), leaves.last()) else { return Ok(()) };
+    let len = (last.offset - first.offset).saturating_add(last.len.into());
+    let range = common.body_range(first.offset, len).ok_or_else(|| {
+        Error::damaged(describe(stream, first), "the root points outside the object")
+    })?;
     let bytes = stream.read(first.object, range)?;
-    let mut rest = &bytes[..];
     for leaf in leaves {
-        let cut = rest.split_at_checked(leaf.len as usize);
-        let (own, later) = cut.ok_or_else(|| Error::damaged(what(), "it is too short"))?;
-        rest = later;
+        let from = (leaf.offset - first.offset) as usize;
+        let own = bytes.get(from..).and_then(|own| own.get(..leaf.len as usize));
+        let own = own.ok_or_else(|| Error::damaged(describe(stream, leaf), "it is too short"))?;
         if xxh3_64(own) != leaf.sum {
-            let detail = format!("the checksum of leaf {} is wrong", leaf.index);
-            return Err(Error::damaged(what(), detail));
+            return Err(Error::damaged(describe(stream, leaf), "the leaf's checksum is wrong"));
         }
-        let decoded = Leaf::decode(own).map_err(|e| e.of(what()))?;
+        let decoded = Leaf::decode(own).map_err(|e| e.of(describe(stream, leaf)))?;
         map.set_leaf(LeafIndex::new(leaf.index), decoded, leaf.last_change);
     }
     Ok(())

@@ -18,6 +18,9 @@ use crate::units::{Epoch, LogSeq, ObjectSeq};
 /// committed here; only a change of the superblock that was held up for long is further off.
 const SEARCH_MAX: u64 = 64;
 
+/// Log kept in memory while it is counted.
+const READ_BYTES: u64 = 4 << 20;
+
 /// Notes that another host has the volume now: the stream is no longer ours behind `after`, where
 /// our epoch was `epoch`. `hint` names the other as far as the caller knows. Returns the error.
 pub(crate) fn note(core: &Core, after: ObjectSeq, epoch: Epoch, hint: String) -> Error {
@@ -92,10 +95,17 @@ pub(crate) fn close(volume: &str, log: &WriteLog, deposed: &Deposed) -> Result<u
 fn bytes_after(log: &WriteLog, held: LogSeq) -> Result<u64> {
     let (tail, end) = (log.header().tail, log.end());
     let mut records = LogTail::new(log.data().clone(), tail.pos, tail.seq);
-    let mut bytes = 0;
+    let (mut bytes, mut read) = (0, 0);
     while let Some(record) = records.next(end)? {
+        let len = u64::from(record.head.total_len);
         if record.head.seq > held {
-            bytes += u64::from(record.head.total_len);
+            bytes += len;
+        }
+        read += len;
+        if read > READ_BYTES {
+            // The data itself is not wanted.
+            read = 0;
+            drop(records.take(Vec::new()));
         }
     }
     Ok(bytes)

@@ -43,7 +43,9 @@
 //! # Locks, in the order in which they may nest
 //! | lock | protects | held for |
 //! |---|---|---|
+//! | `Engine::fencing` | what is known of the store's conditions | the probe, once per cache directory |
 //! | `Engine::transition` | opening, closing, renaming, deleting of volumes | the whole step, store requests included |
+//! | `Follower::at` | a reader's view of the stream | one look at the stream |
 //! | `SuperblockCell::changing` | who may change the superblock | one conditional replace |
 //! | `log.flush` | who waits for a flush, how far the file is written | list operations |
 //! | `log.headers` | the header pair | one header write (only rounds contend) |
@@ -51,8 +53,9 @@
 //! | `maps` | both levels of the map | one lookup, one insert, or a slice of a commit |
 //! | `log.memory.readers` | the window's floor | one copy out of memory |
 //!
-//! All others are leaves held alone. None is held across store requests or syncs but
-//! `transition`, `changing` and `log.headers`, which no request on data takes.
+//! All others are leaves held alone. None is held across store requests or syncs but `fencing`,
+//! `transition`, `changing` and `log.headers`, which no request on data takes, and `Follower::at`,
+//! for which only threads that may wait for the store wait.
 
 mod batch;
 pub mod cache;

@@ -276,3 +276,32 @@ fn requests_during_a_shutdown_are_all_answered() {
         assert_eq!(answers.len(), 800);
     }
 }
+
+/// What another host has to read to open a volume: by what changed since the last checkpoint and by
+/// the size of the map, and a request for each 4 MiB of it, not for each leaf.
+#[test]
+fn opening_elsewhere_takes_few_requests_however_scattered_the_volume_is() {
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.volume.checkpoint_objects = 1 << 40;
+    {
+        let engine = Engine::open(Arc::new(store.clone()), config.clone()).unwrap();
+        engine.create(&name("a"), 1 << 30, attrs()).unwrap();
+        let volume = engine.open_writer(&name("a")).unwrap();
+        // Every fourth block: 64 leaves of the map, and no two blocks one extent.
+        for block in 0..1 << 14 {
+            write(&volume, block << 16, &pattern(block + 1, 4096)).unwrap();
+        }
+        engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+    }
+    let other = tempfile::tempdir().unwrap();
+    config.cache_dir = other.path().to_owned();
+    let engine = Engine::open(Arc::new(store), config).unwrap();
+    let volume = engine.open_reader(&name("a")).unwrap();
+    let opening = volume.stats().opening;
+    println!("opening 16384 extents in 64 leaves: {opening}");
+    assert_eq!(read(&volume, 5 << 16, 4096), pattern(6, 4096));
+    assert!(opening.get + opening.head + opening.list <= 16, "{opening}");
+    assert!(opening.received_bytes < 1 << 20, "{opening}");
+}

@@ -3,7 +3,8 @@
 //! ```text
 //!   seeds      whole lives by seed            failpoints   a crash at every named step
 //!   scripts    interleavings worth a name     damage       flipped bits, cut files
-//!   hosts      two and three hosts on one store
+//!   hosts      two and three hosts              campaign     the same at random
+//!   follow     readers of a live writer         catalog      create, rename, delete
 //!      \            |            |            /
 //!       world: boots, requests, crashes, checks  <- workload: what programs do
 //!        |                 |               |
@@ -19,8 +20,11 @@
     reason = "a test fails by panicking, in its helpers as well"
 )]
 
+mod campaign;
+mod catalog;
 mod damage;
 mod failpoints;
+mod follow;
 mod hosts;
 mod oracle;
 mod platform;
