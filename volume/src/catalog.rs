@@ -15,7 +15,6 @@ use std::sync::Arc;
 use lsvd_store::{Key, ObjectStore, StoreError};
 use uuid::Uuid;
 
-use crate::config::Compression;
 use crate::delete::{End, guards};
 use crate::error::{Error, Result};
 use crate::format::{
@@ -118,7 +117,7 @@ impl Catalog {
         name: &VolumeName,
         uuid: Uuid,
         size_bytes: u64,
-        compression: Compression,
+        options: StoredOptions,
         attrs: FileAttrs,
     ) -> Result<Superblock> {
         match self.lookup_any(name)? {
@@ -138,7 +137,7 @@ impl Catalog {
             committed: ObjectSeq::ZERO,
             checkpoint: None,
             previous_checkpoint: None,
-            options: StoredOptions { compression, sync_remote: false },
+            options,
             attrs,
             last_host: ShortText::truncated(&self.platform.host_name()),
             unknown: Vec::new(),

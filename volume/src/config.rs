@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::format::log_record::PAYLOAD_MAX;
+
 /// How frames are compressed in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,6 +50,36 @@ pub struct VolumeConfig {
     pub compression: Compression,
     /// Objects between two checkpoints.
     pub checkpoint_objects: u64,
+    /// How long requests wait for a store that does nothing before they fail. `None`: writers
+    /// wait for as long as it takes, reads for [`READ_PATIENCE`].
+    pub store_timeout: Option<Duration>,
+    /// Writers wait while the store lacks more than this many bytes of log. `None`: the size of
+    /// the log is the limit. Raised to [`MAX_DIRTY_BYTES_MIN`].
+    pub max_dirty_bytes: Option<u64>,
+    /// Writers wait while the store lacks a write older than this.
+    pub max_dirty_age: Option<Duration>,
+    /// Whether a flush waits for the store. `None`: as the volume was created.
+    pub sync_remote: Option<bool>,
+}
+
+/// How long a read waits for a store that does not answer, where nothing else is set.
+pub const READ_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The least limit of dirty bytes: room for the largest record and the pads around it.
+pub const MAX_DIRTY_BYTES_MIN: u64 = 4 << 20;
+const _: () = assert!(MAX_DIRTY_BYTES_MIN > 3 * PAYLOAD_MAX as u64);
+
+impl VolumeConfig {
+    /// How long a batch may stay open. Half of the greatest age leaves the other half for the
+    /// upload.
+    pub(crate) fn seal_age(&self) -> Duration {
+        self.max_dirty_age.map_or(self.batch_age, |age| self.batch_age.min(age / 2))
+    }
+
+    /// How long a read waits for the store.
+    pub(crate) fn read_patience(&self) -> Duration {
+        self.store_timeout.unwrap_or(READ_PATIENCE)
+    }
 }
 
 impl Default for VolumeConfig {
@@ -59,6 +91,10 @@ impl Default for VolumeConfig {
             batch_age: Duration::from_secs(2),
             compression: Compression::Lz4,
             checkpoint_objects: 256,
+            store_timeout: None,
+            max_dirty_bytes: None,
+            max_dirty_age: None,
+            sync_remote: None,
         }
     }
 }

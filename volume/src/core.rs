@@ -1,5 +1,6 @@
 //! What all threads of one open volume share.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
 use lsvd_store::{Requests, Traffic};
@@ -24,6 +25,10 @@ pub(crate) struct Core {
     pub(crate) uuid: Uuid,
     pub(crate) platform: Arc<dyn Platform>,
     pub(crate) config: VolumeConfig,
+    /// Whether a flush waits for the store.
+    pub(crate) sync_remote: bool,
+    /// Whether the last read that needed the store failed.
+    pub(crate) reads_fail: AtomicBool,
     pub(crate) stream: Stream,
     /// The stream without patience: the uploaders have their own.
     pub(crate) uploads: Stream,
@@ -55,6 +60,14 @@ impl Core {
     /// Notes that the volume is open.
     pub(crate) fn opened(&self) -> Requests {
         *self.opening.get_or_init(|| self.requests())
+    }
+
+    /// Why a thread of this volume has ended.
+    pub(crate) fn end_cause(&self) -> Error {
+        match self.poison.cause() {
+            Some(cause) => cause.clone(),
+            None => Error::Closing(self.name().to_string()),
+        }
     }
 
     /// Passes a durability step; an error is a simulated crash there.

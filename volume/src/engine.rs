@@ -16,7 +16,7 @@ use crate::cache_dir::{CacheDir, store_id};
 use crate::catalog::Catalog;
 use crate::config::{EngineConfig, VolumeConfig};
 use crate::error::{Error, Result};
-use crate::format::{FileAttrs, Superblock};
+use crate::format::{FileAttrs, StoredOptions, Superblock};
 use crate::info::{LogInfo, VolumeInfo};
 use crate::inspect::{self, Inspect, InspectReport};
 use crate::keys;
@@ -33,22 +33,23 @@ use crate::superblock_cell::SuperblockCell;
 use crate::threads::{Close, close};
 use crate::volume::{Volume, check_size};
 
-/// How long a read, or an opening, waits for a store that does not answer.
-const PATIENCE: RetryPolicy = RetryPolicy {
-    attempts_max: 12,
-    deadline: Duration::from_secs(30),
-    backoff_initial: Duration::from_millis(50),
-    backoff_max: Duration::from_secs(5),
-    jitter_percent: 50,
-};
+/// How a read, or an opening, waits for a store that does not answer: for so long, and then for
+/// the attempt under way.
+fn patience(deadline: Duration) -> RetryPolicy {
+    RetryPolicy {
+        attempts_max: u32::MAX,
+        deadline,
+        backoff_initial: Duration::from_millis(50),
+        backoff_max: Duration::from_secs(5),
+        jitter_percent: 50,
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
     /// The store as it is, its requests counted: for uploads, which have a patience of their own.
     store: Arc<CountingStore<Arc<dyn ObjectStore>>>,
-    /// The same, trying again for a while: for everything else.
-    patient: Arc<dyn ObjectStore>,
     /// Ends the waiting for the store.
     stop: Stop,
     catalog: Catalog,
@@ -126,7 +127,7 @@ impl Engine {
         let stop = Stop::new();
         let patient: Arc<dyn ObjectStore> = Arc::new(RetryStore::new(
             Arc::clone(&store),
-            PATIENCE,
+            patience(config.volume.read_patience()),
             Arc::new(SystemSleeper::new()),
             stop.clone(),
         ));
@@ -228,13 +229,30 @@ impl Engine {
         size_bytes: u64,
         attrs: FileAttrs,
     ) -> Result<VolumeInfo> {
+        self.create_with(name, size_bytes, attrs, None)
+    }
+
+    /// As [`Self::create`]; `sync_remote` says whether a flush waits for the store, wherever the
+    /// volume is opened and nothing else is set there. Without a word: as the settings here say.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_with(
+        &self,
+        name: &VolumeName,
+        size_bytes: u64,
+        attrs: FileAttrs,
+        sync_remote: Option<bool>,
+    ) -> Result<VolumeInfo> {
         check_size(size_bytes)?;
         self.check_may_write(name)?;
         let _alone = self.transition(name)?;
         let platform = &self.around.platform;
         let uuid = uuid::Builder::from_random_bytes(platform.random().to_le_bytes()).into_uuid();
-        let compression = self.volume_config(name).compression;
-        let made = self.catalog.create(name, uuid, size_bytes, compression, attrs)?;
+        let config = self.volume_config(name);
+        let sync_remote = sync_remote.or(config.sync_remote).unwrap_or(false);
+        let options = StoredOptions { compression: config.compression, sync_remote };
+        let made = self.catalog.create(name, uuid, size_bytes, options, attrs)?;
         Ok(self.describe(&made))
     }
 
@@ -277,6 +295,7 @@ impl Engine {
             attrs: open.as_ref().map_or(superblock.attrs, |v| v.core.superblock.get().attrs),
             epoch: superblock.epoch.get(),
             last_host: superblock.last_host.as_str().to_owned(),
+            sync_remote: superblock.options.sync_remote,
             live: open.map(|volume| volume.stats()),
             log,
             damaged: None,
@@ -355,18 +374,25 @@ impl Engine {
     }
 
     fn opening(&self, name: &VolumeName, superblock: SuperblockCell) -> Opening<'_> {
+        let config = self.volume_config(name);
+        let patient: Arc<dyn ObjectStore> = Arc::new(RetryStore::new(
+            Arc::clone(&self.store),
+            patience(config.read_patience()),
+            Arc::new(SystemSleeper::new()),
+            self.stop.clone(),
+        ));
         let traffic = self.store.group(&superblock.get().volume.to_string());
         Opening {
             around: &self.around,
             traffic_before: traffic.requests(),
             traffic,
-            stream: Stream::new(Arc::clone(&self.patient), superblock.get().volume),
+            stream: Stream::new(patient, superblock.get().volume),
             uploads: Stream::new(
                 Arc::clone(&self.store) as Arc<dyn ObjectStore>,
                 superblock.get().volume,
             ),
             superblock,
-            config: self.volume_config(name),
+            config,
         }
     }
 

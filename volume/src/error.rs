@@ -142,6 +142,18 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(Arc<StoreError>),
+    /// The store did nothing for longer than `store-timeout`.
+    #[error(
+        "volume {volume:?}: {what}: the store did nothing for {seconds} s (store-timeout); it goes on by itself when the store does"
+    )]
+    StoreTimeout {
+        /// The volume.
+        volume: String,
+        /// What waited.
+        what: &'static str,
+        /// The limit, in seconds.
+        seconds: f64,
+    },
     /// The local SSD failed or is full.
     #[error("{path}: cannot {operation}: {source}")]
     Local {

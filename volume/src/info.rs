@@ -26,6 +26,9 @@ pub struct VolumeInfo {
     pub epoch: u64,
     /// The host that wrote to it last.
     pub last_host: String,
+    /// Whether a flush waits for the store, unless the settings of a host say otherwise.
+    #[serde(default)]
+    pub sync_remote: bool,
     /// Present while it is open here.
     pub live: Option<VolumeStats>,
     /// This host's log of it, if there is one.
@@ -57,6 +60,7 @@ impl VolumeInfo {
             attrs: FileAttrs { mode: 0, uid: 0, gid: 0, created_ms: 0, modified_ms: 0 },
             epoch: 0,
             last_host: String::new(),
+            sync_remote: false,
             live: None,
             log: None,
             damaged: Some(error.to_string()),

@@ -64,6 +64,7 @@ mod catalog;
 mod checkpoint;
 pub mod config;
 mod core;
+mod deadline;
 mod delete;
 mod deposed;
 mod engine;
@@ -97,7 +98,7 @@ mod volume;
 mod writer;
 
 pub use crate::log::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
-pub use config::{Compression, EngineConfig, VolumeConfig};
+pub use config::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, READ_PATIENCE, VolumeConfig};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use format::FileAttrs;

@@ -1,5 +1,6 @@
 //! Opening a volume: the parts put together.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,13 +11,13 @@ use uuid::Uuid;
 use crate::batch::{Position, WINDOW};
 use crate::cache::ReadCache;
 use crate::cache_dir::CacheDir;
-use crate::config::VolumeConfig;
+use crate::config::{MAX_DIRTY_BYTES_MIN, VolumeConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::follow::{Follower, OnTop};
 use crate::format::{Nonce, ShortText, Stamp, StoreId, VolumeState};
 use crate::health::Health;
-use crate::log::{LogOnDisk, LogParams, Start};
+use crate::log::{Limits, LogOnDisk, LogParams, Start};
 use crate::map::{LeafStore, Maps};
 use crate::object_index::ObjectIndex;
 use crate::platform::Platform;
@@ -97,10 +98,13 @@ impl Opening<'_> {
     }
 
     fn core(self, maps: Maps, poison: Arc<Poison>) -> Arc<Core> {
+        let stored = self.superblock.get().options.sync_remote;
         Arc::new(Core {
             name: Mutex::new(self.name().into()),
             uuid: self.stream.volume(),
             platform: Arc::clone(&self.around.platform),
+            sync_remote: self.config.sync_remote.unwrap_or(stored),
+            reads_fail: AtomicBool::new(false),
             config: self.config,
             stream: self.stream,
             uploads: self.uploads,
@@ -207,6 +211,10 @@ impl Opening<'_> {
             size_sectors: state.maps.sectors(),
         };
         let log = Arc::new(log.start(start, Arc::clone(&poison))?);
+        log.begin(Limits {
+            bytes: self.config.max_dirty_bytes.map(|bytes| bytes.max(MAX_DIRTY_BYTES_MIN)),
+            age: self.config.max_dirty_age,
+        });
         let position = Position {
             next: won.next,
             committed,

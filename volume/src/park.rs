@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::format::log_record::PAYLOAD_MAX;
 use crate::log::{Entry, Pass, Refused, Wait, WriteLog};
@@ -57,7 +58,7 @@ pub(crate) struct Parking {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<(Request, Done)>,
+    queue: VecDeque<(Request, Deadline, Done)>,
     bytes: usize,
     stop: bool,
 }
@@ -70,7 +71,7 @@ impl std::fmt::Debug for Parking {
 
 impl Parking {
     /// Leaves a request here; `done` is called when it is through.
-    pub(crate) fn park(&self, log: &WriteLog, request: Request, done: Done) {
+    pub(crate) fn park(&self, log: &WriteLog, request: Request, deadline: Deadline, done: Done) {
         let mut state = self.state.lock();
         while state.bytes >= BUDGET_BYTES && !state.stop {
             self.left.wait(&mut state);
@@ -80,7 +81,7 @@ impl Parking {
             return done(Err(Error::Closing(log.volume().to_owned())));
         }
         state.bytes += request.bytes();
-        state.queue.push_back((request, done));
+        state.queue.push_back((request, deadline, done));
         self.arrived.notify_one();
     }
 
@@ -94,10 +95,13 @@ impl Parking {
     /// The body of the thread.
     pub(crate) fn run(&self, log: &Arc<WriteLog>, publisher: &Publisher) {
         let mut pace = Pace::new(publisher.now(), log.tail());
-        while let Some((mut request, done)) = self.take() {
+        while let Some((mut request, deadline, done)) = self.take() {
             let bytes = request.bytes();
-            pace.slow_down(log, publisher, bytes as u64, || self.is_stopped());
-            let outcome = self.bring(log, publisher, &mut request);
+            // Whoever has waited too long learns it at once, or goes on at once.
+            if publisher.in_time(&deadline, log).is_ok() {
+                pace.slow_down(log, publisher, bytes as u64, || self.is_stopped());
+            }
+            let outcome = self.bring(log, publisher, &mut request, &deadline);
             let mut state = self.state.lock();
             match outcome {
                 Brought::Done(outcome) => {
@@ -109,7 +113,7 @@ impl Parking {
                 Brought::InTheWay => {
                     state.bytes -= bytes - request.bytes();
                     let alone = state.queue.is_empty();
-                    state.queue.push_back((request, done));
+                    state.queue.push_back((request, deadline, done));
                     drop(state);
                     if alone {
                         log.wait_for_room(TICK);
@@ -123,12 +127,12 @@ impl Parking {
     pub(crate) fn refuse_all(&self, log: &WriteLog) {
         self.stop();
         let left = std::mem::take(&mut self.state.lock().queue);
-        for (_, done) in left {
+        for (_, _, done) in left {
             done(Err(Error::Closing(log.volume().to_owned())));
         }
     }
 
-    fn take(&self) -> Option<(Request, Done)> {
+    fn take(&self) -> Option<(Request, Deadline, Done)> {
         let mut state = self.state.lock();
         loop {
             if let Some(next) = state.queue.pop_front() {
@@ -146,7 +150,13 @@ impl Parking {
     }
 
     /// Appends the request's records one by one; what is left of it stays in `request`.
-    fn bring(&self, log: &WriteLog, publisher: &Publisher, request: &mut Request) -> Brought {
+    fn bring(
+        &self,
+        log: &WriteLog,
+        publisher: &Publisher,
+        request: &mut Request,
+        deadline: &Deadline,
+    ) -> Brought {
         let mut held = false;
         let outcome = loop {
             if self.is_stopped() {
@@ -157,6 +167,9 @@ impl Parking {
                 Ok(_) => request.advance(),
                 Err(Refused::Wait(Wait::Range)) => break Brought::InTheWay,
                 Err(Refused::Wait(_)) => {
+                    if let Err(error) = publisher.in_time(deadline, log) {
+                        break Brought::Done(Err(error));
+                    }
                     // Whoever comes now would take the room that this one waits for.
                     held = true;
                     log.hold_others(true);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::core::Core;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::log::{Entry, Pass, Refused, WriteLog};
 use crate::units::{Extent, LogSeq, SECTOR_BYTES};
@@ -41,6 +42,11 @@ impl Publisher {
     /// Fails if the volume was poisoned.
     pub(crate) fn check(&self) -> Result<(), Error> {
         self.core.poison.check()
+    }
+
+    /// Fails if a request has waited too long for the store.
+    pub(crate) fn in_time(&self, deadline: &Deadline, log: &WriteLog) -> Result<(), Error> {
+        deadline.check(&self.core, log, "a write found no room in the log")
     }
 
     /// The volume's name, for errors.

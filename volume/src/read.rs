@@ -6,6 +6,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -224,7 +225,10 @@ impl Reader {
         last: u32,
     ) -> Result<Arc<Vec<u8>>> {
         let range = frames.range(first, last).ok_or_else(|| self.beyond(object))?;
-        let stored = self.core.stream.read(object, range)?;
+        let stored = self.core.stream.read(object, range);
+        let failed = matches!(stored, Err(Error::Store(_)));
+        self.core.reads_fail.store(failed, Ordering::Relaxed);
+        let stored = stored?;
         let mut rest = &stored[..];
         let mut plain = Vec::new();
         for frame in first..=last {

@@ -11,7 +11,7 @@ use crate::writer::Writer;
 /// Counters since the volume was opened, and gauges.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct VolumeStats {
-    /// `healthy`, `degraded` (the store does not answer), `poisoned` (takes no more writes),
+    /// `healthy`, `degraded` (the store does not answer), `failed` (takes no more writes),
     /// `fenced` (another host has it), `deleted` (by another host), `read-only`.
     pub state: String,
     /// The last error of the store, or what poisoned the volume.
@@ -24,6 +24,12 @@ pub struct VolumeStats {
     pub log_bytes: u64,
     /// How long the oldest dirty byte has been waiting; 0 if there is none.
     pub oldest_dirty_age_ms: u64,
+    /// Bytes of log that the store takes in a second, smoothed over the last uploads.
+    pub upload_bytes_per_s: u64,
+    /// How long the store needs for what is dirty; absent while that cannot be known.
+    pub drain_seconds: Option<u64>,
+    /// Whether a flush waits for the store.
+    pub sync_remote: bool,
     /// Bytes that hold data.
     pub allocated_bytes: u64,
     /// Write requests.
@@ -58,20 +64,31 @@ impl VolumeStats {
         let state = match (poison, writer, trouble.since_ms) {
             (Some(Error::Fenced { .. }), ..) => "fenced",
             (Some(Error::Deleted(_)), ..) => "deleted",
-            (Some(_), ..) => "poisoned",
+            (Some(_), ..) => "failed",
             (None, None, _) => "read-only",
             (None, Some(_), Some(_)) => "degraded",
             (None, Some(_), None) => "healthy",
         };
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let age = writer
-            .and_then(|w| w.orders.oldest())
+            .and_then(|w| w.log.oldest())
             .map_or(0, |since| core.platform.monotonic().saturating_sub(since).as_millis() as u64);
+        let dirty_bytes = writer.map_or(0, |w| w.log.backlog().0);
+        let rate = health.upload_rate();
+        let drain_seconds = match (dirty_bytes, rate) {
+            (0, _) => Some(0),
+            (_, 0) => None,
+            _ if trouble.since_ms.is_some() => None,
+            (dirty, rate) => Some(dirty.div_ceil(rate)),
+        };
         Self {
             state: state.to_owned(),
             last_error: poison.map(ToString::to_string).or(trouble.last_error),
             degraded_since_ms: trouble.since_ms,
-            dirty_bytes: writer.map_or(0, |w| w.log.backlog().0),
+            dirty_bytes,
+            upload_bytes_per_s: rate,
+            drain_seconds,
+            sync_remote: core.sync_remote,
             log_bytes: writer.map_or(0, |w| w.log.ring_bytes()),
             oldest_dirty_age_ms: age,
             allocated_bytes: core.maps.read().allocated_sectors() * SECTOR_BYTES,

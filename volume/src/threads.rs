@@ -68,10 +68,14 @@ fn start_each(core: &Arc<Core>, writer: &Writer, position: Position) -> Result<(
         Box::new(move || at_end.refuse_flushes()),
     )?;
 
-    let orders = Arc::clone(&writer.orders);
+    let (orders, ending) = (Arc::clone(&writer.orders), Arc::clone(core));
     let sequencer =
         Sequencer::new(Arc::clone(core), Arc::clone(&writer.log), Arc::clone(&orders), position);
-    spawn("lsvd-batch", Box::new(move || sequencer.run()), Box::new(move || orders.end()))?;
+    spawn(
+        "lsvd-batch",
+        Box::new(move || sequencer.run()),
+        Box::new(move || orders.end(&ending.end_cause())),
+    )?;
 
     let (parking, log) = (Arc::clone(&writer.parking), Arc::clone(&writer.log));
     let at_end = (Arc::clone(&parking), Arc::clone(&log));

@@ -6,15 +6,17 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use crate::core::Core;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::health::count;
-use crate::log::{Entry, Pass, Refused, WriteLog};
+use crate::log::{Entry, Pass, Refused, Wait, WriteLog};
 use crate::park::{Request, write_entries};
 use crate::pool::Pool;
 use crate::read::{Filled, Patience, Reader, covering};
@@ -158,7 +160,11 @@ impl Volume {
             Err(error) => self.read_again(offset, len, error, done),
             Ok(None) => {
                 let volume = Arc::clone(self);
+                let asked = self.core.platform.monotonic();
                 self.pool.remote(move || {
+                    if let Err(error) = volume.still_in_time(asked) {
+                        return done(Err(error));
+                    }
                     match volume.reader.read_bytes(offset, len, Patience::Full) {
                         Ok(bytes) => done(Ok(&bytes.unwrap_or_default())),
                         Err(error) => volume.read_again(offset, len, error, done),
@@ -194,6 +200,17 @@ impl Volume {
         });
     }
 
+    /// While the store is away reads queue up; none waits its turn and then its full time again.
+    fn still_in_time(&self, asked: Duration) -> Result<()> {
+        let limit = self.core.config.read_patience();
+        let waited = self.core.platform.monotonic().saturating_sub(asked);
+        if waited < limit || !self.core.reads_fail.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (volume, seconds) = (self.name(), limit.as_secs_f64());
+        Err(Error::StoreTimeout { volume, what: "a read", seconds })
+    }
+
     /// Writes `data`; past the end is [`Error::OutOfRange`]. When `done` is called with `Ok`
     /// the data survives the process; a write of up to 1 MiB is whole or absent after a crash.
     pub fn write(
@@ -226,7 +243,8 @@ impl Volume {
                     let skip = (from.since(start) * SECTOR_BYTES) as usize;
                     let data = data.get(skip..).unwrap_or_default().to_vec();
                     let request = Request::Write { start: from, data, done: 0 };
-                    return writer.parking.park(&writer.log, request, Box::new(done));
+                    let deadline = Deadline::start(&self.core);
+                    return writer.parking.park(&writer.log, request, deadline, Box::new(done));
                 }
             }
         }
@@ -258,18 +276,33 @@ impl Volume {
             Ok(_) => done(Ok(())),
             Err(Refused::Failed(error)) => done(Err(error)),
             Err(Refused::Wait(_)) => {
-                writer.parking.park(&writer.log, Request::Trim(Some(extent)), Box::new(done));
+                let (request, deadline) =
+                    (Request::Trim(Some(extent)), Deadline::start(&self.core));
+                writer.parking.park(&writer.log, request, deadline, Box::new(done));
             }
         }
     }
 
-    /// Makes everything acknowledged before safe on the local SSD.
+    /// Makes everything acknowledged before safe on the local SSD and, if the volume says
+    /// `sync=remote`, in the store.
     pub fn flush(self: &Arc<Self>, done: impl FnOnce(Result<()>) + Send + 'static) {
         count(&self.core.health.flushes, 1);
-        match self.writer_parts() {
-            Some(writer) => writer.log.flush(Box::new(done)),
-            None => done(Ok(())),
+        let Some(writer) = self.writer_parts() else { return done(Ok(())) };
+        if !self.core.sync_remote {
+            return writer.log.flush(Box::new(done));
         }
+        let through = writer.log.last_seq();
+        let deadline = Deadline::start(&self.core);
+        // The upload begins at once, beside the sync.
+        writer.drain_to(through);
+        let (orders, log) = (Arc::clone(&writer.orders), Arc::clone(&writer.log));
+        writer.log.flush(Box::new(move |synced| match synced {
+            Ok(()) => {
+                orders.when_committed(through, deadline, Box::new(done));
+                log.wake_tail();
+            }
+            Err(error) => done(Err(error)),
+        }));
     }
 
     /// Waits until everything acknowledged so far is committed in the store.
@@ -279,8 +312,10 @@ impl Volume {
     pub fn flush_to_store(&self) -> Result<()> {
         let Some(writer) = self.writer_parts() else { return Ok(()) };
         let through = writer.log.last_seq();
+        let deadline = Deadline::start(&self.core);
         writer.drain_to(through);
         while !writer.orders.wait_committed(through, TICK) {
+            deadline.check(&self.core, &writer.log, "a flush to the store")?;
             if writer.orders.ended() {
                 self.core.poison.check()?;
                 return Err(Error::Closing(self.name()));
@@ -370,13 +405,18 @@ impl Volume {
         Ok(writer)
     }
 
-    /// Appends, waiting as long as it takes.
+    /// Appends, waiting as long as it takes or `store-timeout` allows.
     fn append_patiently(&self, writer: &Writer, entry: Entry<'_>, pass: Pass) -> Result<LogSeq> {
+        let deadline = Deadline::start(&self.core);
         loop {
             match writer.publisher.append(&writer.log, entry, pass) {
                 Ok(seq) => return Ok(seq),
                 Err(Refused::Failed(error)) => return Err(error),
-                Err(Refused::Wait(_)) => writer.log.wait_for_room(TICK),
+                Err(Refused::Wait(Wait::Range)) => writer.log.wait_for_room(TICK),
+                Err(Refused::Wait(_)) => {
+                    writer.publisher.in_time(&deadline, &writer.log)?;
+                    writer.log.wait_for_room(TICK);
+                }
             }
         }
     }

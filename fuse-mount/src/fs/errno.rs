@@ -33,6 +33,8 @@ impl Errno {
         match errno {
             // Answers to questions, not incidents.
             Self::ENOENT | Self::EEXIST => log::debug!("{what}: {error}"),
+            // The engine says it once per outage.
+            _ if matches!(error, Error::StoreTimeout { .. }) => log::debug!("{what}: {error}"),
             _ => log::warn!("{what}: {error} (errno {})", errno.0),
         }
         errno
@@ -54,6 +56,7 @@ fn table(error: &Error) -> Errno {
         Error::StaleLog { .. } | Error::Fenced { .. } | Error::Deleted(_) => Errno::ESTALE,
         Error::NoFencing { .. } => Errno::EROFS,
         Error::Poisoned { .. } => Errno::EIO,
+        Error::StoreTimeout { .. } => Errno::EIO,
         Error::Store(source) => of_store(source),
         Error::Local { source, .. } => source.raw_os_error().map_or(Errno::EIO, of_local),
         Error::CacheDir { .. } => Errno::EIO,

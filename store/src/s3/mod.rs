@@ -384,6 +384,10 @@ impl ObjectStore for S3Store {
     fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
         keys.chunks(KEYS_MAX).try_for_each(|keys| self.delete_some(keys))
     }
+
+    fn requests_to_delete(&self, keys: usize) -> u64 {
+        keys.div_ceil(KEYS_MAX) as u64
+    }
 }
 
 impl S3Store {

@@ -4,16 +4,19 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::log::FlushDone;
 use crate::units::{LogSeq, ObjectSeq};
 
 /// What others ask of the sequencer, and what they can see of it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Orders {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct State {
     /// Upload everything up to this record without waiting for batches to fill.
     pub(super) drain_to: LogSeq,
@@ -26,9 +29,18 @@ pub(super) struct State {
     /// Checkpoints asked for, and how many of these requests were answered.
     pub(super) asked: u64,
     pub(super) answered: u64,
-    /// When the oldest record that is not committed was taken up.
-    pub(super) oldest: Option<Duration>,
-    pub(super) ended: bool,
+    /// Flushes that wait for the store.
+    waiters: Vec<(LogSeq, Deadline, FlushDone)>,
+    /// Why the thread has ended.
+    pub(super) ended: Option<Error>,
+}
+
+impl std::fmt::Debug for Orders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Orders")
+            .field("committed", &self.state.lock().committed)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Orders {
@@ -55,7 +67,7 @@ impl Orders {
     /// Waits until everything up to `seq` is committed, for at most `time`.
     pub(crate) fn wait_committed(&self, seq: LogSeq, time: Duration) -> bool {
         let mut state = self.state.lock();
-        if state.committed < seq && !state.ended {
+        if state.committed < seq && state.ended.is_none() {
             self.changed.wait_for(&mut state, time);
         }
         state.committed >= seq
@@ -64,7 +76,7 @@ impl Orders {
     /// Waits until a checkpoint asked for is in the superblock, for at most `time`.
     pub(crate) fn wait_checkpoint(&self, asked: u64, time: Duration) -> bool {
         let mut state = self.state.lock();
-        if state.answered < asked && !state.ended {
+        if state.answered < asked && state.ended.is_none() {
             self.changed.wait_for(&mut state, time);
         }
         state.answered >= asked
@@ -75,19 +87,58 @@ impl Orders {
         self.state.lock().committed_object
     }
 
-    /// When the oldest record that is not committed was taken up.
-    pub(crate) fn oldest(&self) -> Option<Duration> {
-        self.state.lock().oldest
+    /// Calls `done` when everything up to `seq` is committed, or cannot be any more.
+    pub(crate) fn when_committed(&self, seq: LogSeq, deadline: Deadline, done: FlushDone) {
+        let mut state = self.state.lock();
+        let outcome = match &state.ended {
+            _ if state.committed >= seq => Ok(()),
+            Some(cause) => Err(cause.clone()),
+            None => return state.waiters.push((seq, deadline, done)),
+        };
+        drop(state);
+        done(outcome);
+    }
+
+    /// Whether a flush waits for the store.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.state.lock().waiters.is_empty()
+    }
+
+    /// Answers the flushes of which `decide` knows the outcome.
+    pub(super) fn answer(&self, decide: impl Fn(LogSeq, &Deadline) -> Option<Result<()>>) {
+        let mut answers = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for (seq, deadline, done) in std::mem::take(&mut state.waiters) {
+                match decide(seq, &deadline) {
+                    Some(outcome) => answers.push((done, outcome)),
+                    None => state.waiters.push((seq, deadline, done)),
+                }
+            }
+        }
+        for (done, outcome) in answers {
+            done(outcome);
+        }
     }
 
     /// Whether the thread has ended.
     pub(crate) fn ended(&self) -> bool {
-        self.state.lock().ended
+        self.state.lock().ended.is_some()
     }
 
-    /// Notes that the thread has ended.
-    pub(crate) fn end(&self) {
-        self.publish(|o| o.ended = true);
+    /// Notes that the thread has ended; whoever waits gets `cause`.
+    pub(crate) fn end(&self, cause: &Error) {
+        self.publish(|o| o.ended = Some(cause.clone()));
+        self.answer(|_, _| Some(Err(cause.clone())));
+    }
+
+    /// Notes that everything up to `seq` is committed, in objects up to `object`.
+    pub(super) fn committed(&self, seq: LogSeq, object: ObjectSeq) {
+        self.publish(|o| {
+            o.committed_object = object;
+            o.committed = seq;
+        });
+        self.answer(|through, _| (through <= seq).then_some(Ok(())));
     }
 
     /// What is asked for at this moment.

@@ -12,6 +12,7 @@ use super::orders::Orders;
 use super::uploader::{Job, Outcome, Uploaders};
 use crate::checkpoint::{Prepared, Root};
 use crate::core::Core;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::format::{
     CheckpointRef, DataHeader, FenceRecord, LogPoint, Nonce, ShortText, Stamp, Superblock,
@@ -40,6 +41,9 @@ const PRESSED_AGE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether they still should make way.
 const PRESSED_CHECK: Duration = Duration::from_millis(250);
+
+/// How often it looks whether a flush has waited too long for the store.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Where in the stream a writer begins.
 #[derive(Clone, Debug)]
@@ -129,17 +133,22 @@ impl Sequencer {
     /// The thread's body.
     pub(crate) fn run(mut self) -> Result<()> {
         let (inbox, log) = (Arc::clone(&self.inbox), Arc::clone(&self.log));
-        let uploaders =
-            Uploaders::start(&self.core, &self.buffers, UPLOADERS, move |seq, outcome| {
+        let uploaders = Uploaders::start(
+            &self.core,
+            &self.log,
+            &self.buffers,
+            UPLOADERS,
+            move |seq, outcome| {
                 inbox.lock().push((seq, outcome));
                 log.wake_tail();
-            })?;
+            },
+        )?;
         let outcome = self.work(&uploaders);
         if let Err(error) = &outcome {
             self.core.poison.set(error.clone());
         }
         uploaders.stop();
-        self.orders.end();
+        self.orders.end(&self.core.end_cause());
         // Whoever waits for room now waits in vain.
         self.log.notify_room();
         outcome
@@ -162,7 +171,7 @@ impl Sequencer {
             let sealed = self.seal_if_due(drain_to, uploaders)?;
             let asked = checkpoint.filter(|_| self.builder.is_empty() && self.tail.pos() >= filled);
             let pointed = self.checkpoint_if_due(asked, uploaders)?;
-            self.note_oldest();
+            self.give_up_late();
             let pressed = drain_to > committed || checkpoint.is_some() || self.is_late();
             uploaders.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
             if !sealed && !pointed {
@@ -196,7 +205,7 @@ impl Sequencer {
         let age = self.core.platform.monotonic().saturating_sub(self.begun);
         let tight = self.in_flight.is_empty() && self.log.backlog().1 >= 128;
         let asked = drain_to > self.sealed;
-        if !(self.builder.is_full() || age >= self.core.config.batch_age || tight || asked) {
+        if !(self.builder.is_full() || age >= self.core.config.seal_age() || tight || asked) {
             return Ok(false);
         }
         let Some(batch) = self.builder.seal(|| self.tail.take(self.buffers.take())) else {
@@ -272,12 +281,11 @@ impl Sequencer {
             }
             self.at.committed = seq;
             if let Some(cut) = object.cut {
+                let (now, bytes) = (self.core.platform.monotonic(), cut.pos.since(self.log.tail()));
+                self.core.health.uploaded(now, object.begun, bytes);
                 self.log.release(cut.pos, cut.seq, seq);
             }
-            self.orders.publish(|o| {
-                o.committed_object = seq;
-                o.committed = object.through;
-            });
+            self.orders.committed(object.through, seq);
         }
         Ok(())
     }
@@ -379,15 +387,22 @@ impl Sequencer {
         flying.or((!self.builder.is_empty()).then_some(self.begun))
     }
 
-    fn note_oldest(&self) {
-        self.orders.state().oldest = self.oldest();
-    }
-
     /// Whether the store lags so far behind that uploads must get on.
     fn is_late(&self) -> bool {
         let age = |since| self.core.platform.monotonic().saturating_sub(since);
-        let limit = self.core.config.batch_age + PRESSED_AGE;
+        let config = &self.core.config;
+        let limit = config.batch_age + PRESSED_AGE;
+        let limit = config.max_dirty_age.map_or(limit, |age| limit.min(age / 2));
         self.log.backlog().1 >= PRESSED_256THS || self.oldest().is_some_and(|o| age(o) >= limit)
+    }
+
+    /// Fails the flushes that have waited too long for the store.
+    fn give_up_late(&self) {
+        if self.core.config.store_timeout.is_some() {
+            let check =
+                |deadline: &Deadline| deadline.check(&self.core, &self.log, "a flush to the store");
+            self.orders.answer(|_, deadline| check(deadline).err().map(Err));
+        }
     }
 
     /// Waits until there may be something to do.
@@ -399,7 +414,7 @@ impl Sequencer {
             (self.tail.pos().next(), None)
         } else {
             let age = self.core.platform.monotonic().saturating_sub(self.begun);
-            let left = self.core.config.batch_age.saturating_sub(age);
+            let left = self.core.config.seal_age().saturating_sub(age);
             let full = self.tail.pos().plus(self.builder.room_bytes());
             (full, Some(left.max(Duration::from_millis(1))))
         };
@@ -409,6 +424,10 @@ impl Sequencer {
             }
         } else if self.builder.is_empty() {
             self.buffers.forget();
+        }
+        let awaited = self.core.config.store_timeout.is_some() && self.orders.is_awaited();
+        if awaited {
+            time = Some(time.unwrap_or(LOOK).min(LOOK));
         }
         self.log.wait_as_tail(pos, time);
     }

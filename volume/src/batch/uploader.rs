@@ -23,6 +23,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{DataHeader, ObjectHeader, Stamp, Superblock};
 use crate::health::count;
+use crate::log::WriteLog;
 use crate::map::LeafItem;
 use crate::platform::Pace;
 use crate::stream::Created;
@@ -99,6 +100,7 @@ impl Uploaders {
     /// Starts `count` threads; `done` is called with each outcome.
     pub(crate) fn start(
         core: &Arc<Core>,
+        log: &Arc<WriteLog>,
         buffers: &Arc<Buffers>,
         count: usize,
         done: impl Fn(ObjectSeq, Outcome) + Send + Sync + 'static,
@@ -111,6 +113,7 @@ impl Uploaders {
         for i in 1..=count {
             let worker = Worker {
                 core: Arc::clone(core),
+                log: Arc::clone(log),
                 buffers: Arc::clone(buffers),
                 stop: Arc::clone(&stop),
                 pace: Arc::clone(&pace),
@@ -151,6 +154,7 @@ impl Uploaders {
 
 struct Worker {
     core: Arc<Core>,
+    log: Arc<WriteLog>,
     buffers: Arc<Buffers>,
     stop: Arc<Stop>,
     pace: Arc<PaceSetter>,
@@ -252,7 +256,8 @@ impl Worker {
         loop {
             match attempt() {
                 Err(Error::Store(e)) if may_pass(&e) => {
-                    core.health.store_failed(core.platform.unix_millis(), &core.name(), &e);
+                    let dirty = self.log.backlog().0;
+                    core.health.store_failed(core.platform.unix_millis(), &core.name(), dirty, &e);
                     if self.stop.is_set() {
                         return Err(Error::Closing(core.name().to_string()));
                     }

@@ -3,6 +3,9 @@
 //! Everything here is plain state behind the `log.head` lock, held for a few dozen
 //! nanoseconds per write: no I/O, no copying of payload, no wake-up.
 
+use std::time::Duration;
+
+use super::ages::Ages;
 use super::layout::Layout;
 use crate::format::LogPoint;
 use crate::units::{BLOCK_BYTES, Extent, LogPos, LogSeq};
@@ -10,7 +13,7 @@ use crate::units::{BLOCK_BYTES, Extent, LogPos, LogSeq};
 /// Why a record cannot be taken just now. The caller parks it and tries again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
-    /// The ring or the window is full.
+    /// The ring or the window is full, or the store lacks as much as it may.
     Space,
     /// The log fills faster than it drains: writers are slowed before they are stopped.
     Pace,
@@ -69,6 +72,19 @@ pub(super) struct Head {
     held: bool,
     /// Size of the volume, as of the newest record.
     size_sectors: u64,
+    limits: Limits,
+    /// The number of the record at `tail`.
+    tail_seq: LogSeq,
+    ages: Ages,
+}
+
+/// How far the store may lag behind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// In bytes of log.
+    pub(crate) bytes: Option<u64>,
+    /// In the age of the oldest record.
+    pub(crate) age: Option<Duration>,
 }
 
 impl Head {
@@ -84,6 +100,9 @@ impl Head {
             next_lock: 0,
             held: false,
             size_sectors: size,
+            limits: Limits::default(),
+            tail_seq: begin.seq,
+            ages: Ages::default(),
         }
     }
 
@@ -112,9 +131,32 @@ impl Head {
         self.unfilled.first().copied().unwrap_or(self.pos)
     }
 
-    /// Share of the ring that is not yet in the store, in 1/256.
+    /// Sets how far the store may lag behind, and since when what the log begins with is there.
+    pub(super) fn begin(&mut self, limits: Limits, tail_seq: LogSeq, now: Duration) {
+        self.limits = limits;
+        self.tail_seq = tail_seq;
+        self.ages.note(tail_seq, now);
+    }
+
+    /// How much the log takes of what the store lacks.
+    fn capacity(&self) -> u64 {
+        let ring = self.layout.ring_bytes();
+        self.limits.bytes.map_or(ring, |bytes| bytes.clamp(1, ring))
+    }
+
+    /// Share of the log's capacity that is not yet in the store, in 1/256.
     pub(super) fn fill_256ths(&self) -> u64 {
-        self.pos.since(self.tail) * 256 / self.layout.ring_bytes()
+        self.pos.since(self.tail) * 256 / self.capacity()
+    }
+
+    /// When the oldest record was appended that is not in the store.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        if self.tail_seq >= self.seq { None } else { self.ages.at(self.tail_seq) }
+    }
+
+    fn too_old(&self, now: Duration) -> bool {
+        let Some(limit) = self.limits.age else { return false };
+        self.oldest().is_some_and(|since| now.saturating_sub(since) > limit)
     }
 
     /// Whether a record on `range` (none: a change of size) may go on now.
@@ -134,7 +176,12 @@ impl Head {
     }
 
     /// Takes room for a record of `len` bytes; a pad may be needed before it.
-    pub(super) fn reserve(&mut self, len: u64, floor: LogPos) -> Result<(Slot, Option<Pad>), Wait> {
+    pub(super) fn reserve(
+        &mut self,
+        len: u64,
+        floor: LogPos,
+        now: Duration,
+    ) -> Result<(Slot, Option<Pad>), Wait> {
         let mut pos = self.pos;
         let mut pad = None;
         let to_end = self.layout.to_window_end(pos);
@@ -143,9 +190,11 @@ impl Head {
             pos = pos.plus(to_end);
         }
         let total = Layout::stretched(pos, len);
-        if pos.plus(total) > self.limit(floor) {
+        let too_much = pos.plus(total).since(self.tail) > self.capacity();
+        if pos.plus(total) > self.limit(floor) || too_much || self.too_old(now) {
             return Err(Wait::Space);
         }
+        self.ages.note(self.seq, now);
         let slot = Slot { seq: self.seq, pos, total_len: total as u32 };
         self.pos = pos.plus(total);
         self.seq = self.seq.next();
@@ -187,8 +236,10 @@ impl Head {
         self.held = hold;
     }
 
-    pub(super) fn raise_tail(&mut self, tail: LogPos) {
+    pub(super) fn raise_tail(&mut self, tail: LogPos, seq: LogSeq) {
         self.tail = self.tail.max(tail);
+        self.tail_seq = self.tail_seq.max(seq);
+        self.ages.forget_before(self.tail_seq);
     }
 
     pub(super) fn raise_reuse(&mut self, reuse: LogPos) {
@@ -217,6 +268,8 @@ mod tests {
     use super::*;
     use crate::units::Lba;
 
+    const NOW: Duration = Duration::ZERO;
+
     fn head() -> Head {
         let layout = Layout::fitting(32 << 20, 8 << 20);
         Head::new(
@@ -233,7 +286,8 @@ mod tests {
         for i in 0..4000_u64 {
             let floor = LogPos::new(head.pos().get().saturating_sub(1 << 20) / 4096 * 4096);
             head.raise_reuse(floor);
-            let (slot, pad) = head.reserve(80 + i % 5000 / 8 * 8, floor).expect("room");
+            head.raise_tail(floor, LogSeq::ZERO);
+            let (slot, pad) = head.reserve(80 + i % 5000 / 8 * 8, floor, NOW).expect("room");
             assert!(u64::from(slot.total_len) <= head.layout.to_window_end(slot.pos));
             if let Some(pad) = pad {
                 assert_eq!(pad.pos.plus(pad.len.into()), slot.pos);
@@ -252,7 +306,7 @@ mod tests {
         let mut head = head();
         let mut floor = LogPos::ZERO;
         loop {
-            match head.reserve(1 << 20, floor) {
+            match head.reserve(1 << 20, floor, NOW) {
                 Ok((slot, _)) => {
                     head.complete(slot);
                     head.seal();
@@ -266,14 +320,15 @@ mod tests {
         }
         assert!(head.pos().get() > 24 << 20);
         head.raise_reuse(LogPos::new(8 << 20));
-        assert!(head.reserve(1 << 20, floor).is_ok());
+        head.raise_tail(LogPos::new(8 << 20), LogSeq::ZERO);
+        assert!(head.reserve(1 << 20, floor, NOW).is_ok());
     }
 
     #[test]
     fn filled_stops_at_the_oldest_unfilled_slot() {
         let mut head = head();
-        let a = head.reserve(4200, LogPos::ZERO).unwrap().0;
-        let b = head.reserve(4200, LogPos::ZERO).unwrap().0;
+        let a = head.reserve(4200, LogPos::ZERO, NOW).unwrap().0;
+        let b = head.reserve(4200, LogPos::ZERO, NOW).unwrap().0;
         head.complete(b);
         assert_eq!(head.filled(), a.pos);
         head.complete(a);
@@ -292,5 +347,47 @@ mod tests {
         assert_eq!(head.admit(Extent::new(Lba::ZERO, 8), Pass::Ordinary), Ok(()));
         head.unlock(id);
         assert_eq!(head.admit(Some(range), Pass::Ordinary), Ok(()));
+    }
+
+    #[test]
+    fn no_more_than_the_limit_is_dirty() {
+        let mut head = head();
+        let bytes = Some(4 << 20);
+        head.begin(Limits { bytes, age: None }, LogSeq::new(1), NOW);
+        let mut taken = Vec::new();
+        for round in 0..50 {
+            while let Ok((slot, _)) = head.reserve(300_000 + round * 1000, head.pos(), NOW) {
+                head.complete(slot);
+                taken.push(slot);
+                head.seal();
+                assert!(head.pos().since(head.tail()) <= (4 << 20) + BLOCK_BYTES);
+            }
+            assert!(head.fill_256ths() > 192, "{round}");
+            for slot in taken.drain(..(taken.len() / 2).max(1)) {
+                let end = slot.pos.plus(slot.total_len.into());
+                head.raise_tail(end, slot.seq.next());
+                head.raise_reuse(end);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_taken_while_the_oldest_is_too_old() {
+        let mut head = head();
+        let second = Duration::from_secs(1);
+        head.begin(Limits { bytes: None, age: Some(second) }, LogSeq::new(1), NOW);
+        assert_eq!(head.oldest(), None);
+        // An empty log does not age.
+        head.reserve(4200, LogPos::ZERO, 10 * second).unwrap();
+        assert_eq!(head.oldest(), Some(10 * second));
+        let b = head.reserve(4200, LogPos::ZERO, 11 * second).unwrap().0;
+        let late = 11 * second + Duration::from_millis(1);
+        assert_eq!(head.reserve(4200, LogPos::ZERO, late).unwrap_err(), Wait::Space);
+        head.raise_tail(b.pos, b.seq);
+        assert_eq!(head.oldest(), Some(11 * second));
+        let c = head.reserve(4200, LogPos::ZERO, late).unwrap().0;
+        head.raise_tail(head.pos(), c.seq.next());
+        assert_eq!(head.oldest(), None);
+        assert!(head.reserve(4200, LogPos::ZERO, 99 * second).is_ok());
     }
 }

@@ -17,6 +17,7 @@
 //! `flusher` the thread, `flush_state` its orders · `tail` reading in order for the sequencer · `tail_signal` waking it · `fetch` reading a
 //! piece for a reader · `scan` what a crash left · `open` making and opening a log.
 
+mod ages;
 mod data;
 mod fetch;
 mod flush_state;
@@ -33,7 +34,8 @@ mod write_log;
 
 pub(crate) use data::LogData;
 pub(crate) use fetch::Fetched;
-pub(crate) use head::{Pass, Wait};
+pub(crate) use flush_state::FlushDone;
+pub(crate) use head::{Limits, Pass, Wait};
 pub use layout::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
 pub(crate) use open::{LogOnDisk, LogParams, Start};
 pub(crate) use scan::ScanEnd;

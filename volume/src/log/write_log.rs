@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::data::LogData;
 use super::flush_state::FlushState;
-use super::head::{Head, Pad, Pass, Slot, Wait};
+use super::head::{Head, Limits, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
 use super::tail_signal::TailSignal;
 use crate::error::{Error, Result};
@@ -75,6 +75,8 @@ pub(crate) struct WriteLog {
     pub(super) headers: Mutex<HeaderPair>,
     pub(super) poison: Arc<Poison>,
     closed: AtomicBool,
+    /// When the store last took something, in milliseconds of the monotonic clock.
+    progress_ms: AtomicU64,
 }
 
 /// What [`super::open`] hands over.
@@ -113,6 +115,7 @@ impl WriteLog {
             headers: Mutex::new(parts.headers),
             poison: parts.poison,
             closed: AtomicBool::new(false),
+            progress_ms: AtomicU64::new(0),
         }
     }
 
@@ -158,6 +161,7 @@ impl WriteLog {
         pass: Pass,
         len: u64,
     ) -> std::result::Result<Slot, Refused> {
+        let now = self.platform.monotonic();
         let mut head = self.head.lock();
         self.poison.check()?;
         if self.closed.load(Ordering::Relaxed) {
@@ -169,7 +173,7 @@ impl WriteLog {
             return Err(self.out_of_range(Some(range), head.size_sectors()).into());
         }
         head.admit(range, pass).map_err(Refused::Wait)?;
-        let (slot, pad) = match head.reserve(len, self.data.memory.floor()) {
+        let (slot, pad) = match head.reserve(len, self.data.memory.floor(), now) {
             Ok(taken) => taken,
             Err(wait) => {
                 drop(head);
@@ -346,7 +350,7 @@ impl WriteLog {
     pub(crate) fn release(&self, tail: LogPos, seq: LogSeq, committed: ObjectSeq) {
         let starving = {
             let mut head = self.head.lock();
-            head.raise_tail(tail);
+            head.raise_tail(tail, seq);
             head.pos().since(head.reuse()) > self.data.layout.ring_bytes() / 2
         };
         let mut flush = self.flush.lock();
@@ -356,12 +360,35 @@ impl WriteLog {
             self.flush_wake.notify_one();
         }
         drop(flush);
+        self.note_progress();
         self.notify_room();
     }
 
     /// The log's file.
     pub(crate) fn header_path(&self) -> PathBuf {
         PathBuf::from(&self.data.path)
+    }
+
+    /// Sets how far the store may lag behind; before the first append.
+    pub(crate) fn begin(&self, limits: Limits) {
+        let tail_seq = self.header().tail.seq;
+        self.head.lock().begin(limits, tail_seq, self.platform.monotonic());
+        self.note_progress();
+    }
+
+    fn note_progress(&self) {
+        let now = self.platform.monotonic().as_millis() as u64;
+        self.progress_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// When the store last took something.
+    pub(crate) fn progress(&self) -> Duration {
+        Duration::from_millis(self.progress_ms.load(Ordering::Relaxed))
+    }
+
+    /// When the oldest record was appended that is not in the store.
+    pub(crate) fn oldest(&self) -> Option<Duration> {
+        self.head.lock().oldest()
     }
 
     /// The header in force.

@@ -99,6 +99,7 @@ impl World {
                 batch_age: Duration::from_millis(20),
                 compression: Compression::Lz4,
                 checkpoint_objects: 5,
+                ..VolumeConfig::default()
             },
             host: "sim-a",
             dir: tempfile::tempdir().unwrap(),
