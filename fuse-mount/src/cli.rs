@@ -131,6 +131,21 @@ pub(crate) struct MountFlags {
     /// Objects between two checkpoints [env: LSVD_CHECKPOINT_OBJECTS] [default: 256]
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_objects: Option<String>,
+    /// How long requests wait for a store that does nothing, then EIO [env: LSVD_STORE_TIMEOUT] [default: writers wait for as long as it takes, reads 30s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) store_timeout: Option<String>,
+    /// Most bytes that a volume may be ahead of the store; writers wait then [env: LSVD_MAX_DIRTY_BYTES] [default: the log's size]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_dirty_bytes: Option<String>,
+    /// Greatest age of a write that the store lacks; writers wait then [env: LSVD_MAX_DIRTY_AGE] [default: none]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) max_dirty_age: Option<String>,
+    /// What fsync means: local (the SSD has it) or remote (the store has it) [env: LSVD_SYNC] [default: as each volume was created]
+    #[arg(long, value_name = "WHERE")]
+    pub(crate) sync: Option<String>,
+    /// Fail if the store does not answer, instead of waiting for it [env: LSVD_FAIL_FAST]
+    #[arg(long)]
+    pub(crate) fail_fast: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,6 +187,9 @@ pub(crate) enum Command {
         /// Its size, a multiple of 4096 bytes: 10G, 512M, …
         #[arg(long, value_name = "SIZE")]
         size: String,
+        /// What fsync means on every host, unless its settings say otherwise: local or remote [default: local]
+        #[arg(long, value_name = "WHERE")]
+        sync: Option<String>,
     },
     /// List the volumes
     #[command(visible_alias = "ls", after_help = "Example:\n  lsvd-fuse list --json")]

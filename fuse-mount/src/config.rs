@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lsvd_store::StoreOptions;
-use lsvd_volume::{Compression, EngineConfig, VolumeConfig};
+use lsvd_volume::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, VolumeConfig};
 use serde_json::{Value, json};
 
 use crate::cli::{GlobalFlags, MountFlags};
@@ -70,6 +70,10 @@ pub(crate) struct VolumeSettings {
     batch_age: Setting<Duration>,
     compression: Setting<Compression>,
     checkpoint_objects: Setting<u64>,
+    store_timeout: Setting<Option<Duration>>,
+    max_dirty_bytes: Setting<Option<u64>>,
+    max_dirty_age: Setting<Option<Duration>>,
+    sync: Setting<Option<bool>>,
 }
 
 /// All settings in force.
@@ -81,6 +85,7 @@ pub(crate) struct Settings {
     pub(crate) allow_other: Setting<bool>,
     no_fencing: Setting<bool>,
     follow_interval: Setting<Duration>,
+    pub(crate) fail_fast: Setting<bool>,
     cache_size: Setting<u64>,
     store_access: StoreSettings,
     volume: VolumeSettings,
@@ -114,6 +119,7 @@ impl Settings {
                 || FOLLOW_INTERVAL,
                 parse_duration,
             )?,
+            fail_fast: layers.get("fail-fast", None, || false, parse_bool)?,
             cache_size: layers.get("cache-size", None, || 10 << 30, parse_bytes)?,
             store_access: StoreSettings::read(&layers)?,
             volume: VolumeSettings::read(&layers, None)?,
@@ -155,6 +161,7 @@ impl Settings {
             row("allow-other", &self.allow_other, ToString::to_string),
             row("no-fencing", &self.no_fencing, ToString::to_string),
             row("follow-interval", &self.follow_interval, |age| show_duration(*age)),
+            row("fail-fast", &self.fail_fast, ToString::to_string),
         ]);
         rows.extend(own.rows());
         json!({
@@ -168,7 +175,7 @@ impl Settings {
 impl VolumeSettings {
     fn read(layers: &Layers, volume: Option<&str>) -> Result<Self> {
         let default = VolumeConfig::default();
-        Ok(Self {
+        let settings = Self {
             log_size: layers.get(
                 "log-size",
                 volume,
@@ -200,7 +207,43 @@ impl VolumeSettings {
                 || default.checkpoint_objects,
                 parse_count,
             )?,
-        })
+            store_timeout: layers.get(
+                "store-timeout",
+                volume,
+                || None,
+                |text| or_none(text, parse_some_duration),
+            )?,
+            max_dirty_bytes: layers.get(
+                "max-dirty-bytes",
+                volume,
+                || None,
+                |text| or_none(text, |text| at_least(parse_bytes(text)?, MAX_DIRTY_BYTES_MIN)),
+            )?,
+            max_dirty_age: layers.get(
+                "max-dirty-age",
+                volume,
+                || None,
+                |text| or_none(text, parse_some_duration),
+            )?,
+            sync: layers.get("sync", volume, || None, |text| parse_sync(text).map(Some))?,
+        };
+        settings.check_ages()?;
+        Ok(settings)
+    }
+
+    /// A batch that may wait for as long as a write may be dirty would stop every writer.
+    fn check_ages(&self) -> Result<()> {
+        let Some(limit) = self.max_dirty_age.value else { return Ok(()) };
+        if self.batch_age.source == Source::Default || self.batch_age.value < limit {
+            return Ok(());
+        }
+        let reason = format!(
+            "{} is not less than max-dirty-age, {} (from {}); leave time for the upload",
+            show_duration(self.batch_age.value),
+            show_duration(limit),
+            self.max_dirty_age.source
+        );
+        Err(bad_setting("batch-age", &self.batch_age.source, &reason))
     }
 
     fn config(&self) -> VolumeConfig {
@@ -211,10 +254,14 @@ impl VolumeSettings {
             batch_age: self.batch_age.value,
             compression: self.compression.value,
             checkpoint_objects: self.checkpoint_objects.value,
+            store_timeout: self.store_timeout.value,
+            max_dirty_bytes: self.max_dirty_bytes.value,
+            max_dirty_age: self.max_dirty_age.value,
+            sync_remote: self.sync.value,
         }
     }
 
-    fn rows(&self) -> [Value; 6] {
+    fn rows(&self) -> [Value; 10] {
         [
             row("log-size", &self.log_size, |bytes| show_bytes(*bytes)),
             row("memory", &self.memory, |bytes| show_bytes(*bytes)),
@@ -222,6 +269,14 @@ impl VolumeSettings {
             row("batch-age", &self.batch_age, |age| show_duration(*age)),
             row("compression", &self.compression, |kind| show_compression(*kind).to_owned()),
             row("checkpoint-objects", &self.checkpoint_objects, ToString::to_string),
+            row("store-timeout", &self.store_timeout, |time| shown(*time, show_duration)),
+            row("max-dirty-bytes", &self.max_dirty_bytes, |bytes| shown(*bytes, show_bytes)),
+            row("max-dirty-age", &self.max_dirty_age, |age| shown(*age, show_duration)),
+            row("sync", &self.sync, |remote| match remote {
+                Some(true) => "remote".to_owned(),
+                Some(false) => "local".to_owned(),
+                None => "as created".to_owned(),
+            }),
         ]
     }
 }
@@ -235,6 +290,31 @@ fn parse_bool(text: &str) -> Result<bool, String> {
         "1" | "true" | "yes" | "on" => Ok(true),
         "0" | "false" | "no" | "off" | "" => Ok(false),
         other => Err(format!("{other:?} is neither true nor false")),
+    }
+}
+
+fn shown<T>(value: Option<T>, show: impl Fn(T) -> String) -> String {
+    value.map_or_else(|| "none".to_owned(), show)
+}
+
+/// A section may take back with `none` what the file says for all.
+fn or_none<T>(text: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
+    if text == "none" { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn parse_some_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("it must be more than 0, or none".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// Whether a flush waits for the store.
+pub(crate) fn parse_sync(text: &str) -> Result<bool, String> {
+    match text {
+        "local" => Ok(false),
+        "remote" => Ok(true),
+        other => Err(format!("{other:?} is neither local nor remote")),
     }
 }
 

@@ -29,7 +29,7 @@ use crate::fs::fuser_edge::{self, MountFlags};
 use crate::fs::status::{self, DaemonFacts};
 use crate::fs::volumes::Volumes;
 use crate::mounts::{self, UnmountError};
-use crate::{signals, store_url, users};
+use crate::{await_store, signals, users};
 
 /// How long a second signal lets the engine close its logs before the process just ends.
 const GRACE: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ enum Event {
 pub(crate) fn serve(settings: &Settings, mountpoint: &Path, reporter: &mut Reporter) -> Result<()> {
     // Before the first thread, so that all of them leave signals to one.
     signals::block().context("cannot block signals")?;
-    let engine = open_engine(settings)?;
+    let engine = open_engine(settings, reporter)?;
     let volumes = Volumes::new(engine, settings.read_only.value);
     let facts = facts(settings, mountpoint);
     let (events, inbox) = unbounded();
@@ -104,8 +104,8 @@ fn resume(volumes: &Arc<Volumes>) {
     }
 }
 
-fn open_engine(settings: &Settings) -> Result<Arc<Engine>> {
-    let store = store_url::open(settings)?;
+fn open_engine(settings: &Settings, reporter: &mut Reporter) -> Result<Arc<Engine>> {
+    let store = await_store::open(settings, reporter)?;
     let config = settings.engine_config();
     let engine = match settings.read_only.value {
         true => Engine::open_read_only(store, config)?,

@@ -8,12 +8,13 @@
 //! The fork must come before the first thread: a forked child has only the thread that forked.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,13 @@ const MESSAGE_BYTES_MAX: u64 = 64 << 10;
 /// What the child has to say.
 #[derive(Serialize, Deserialize)]
 enum Message {
+    /// Not yet; a sentence why.
+    Waiting(String),
     Ready,
-    Failed { line: String, usage: bool },
+    Failed {
+        line: String,
+        usage: bool,
+    },
 }
 
 /// Which of the two processes this is.
@@ -83,16 +89,22 @@ fn detach(log: &File) -> io::Result<()> {
 impl Waiting {
     /// Waits until the child is ready or has failed.
     pub(crate) fn wait(self) -> Result<()> {
-        let mut bytes = Vec::new();
-        File::from(self.pipe)
-            .take(MESSAGE_BYTES_MAX)
-            .read_to_end(&mut bytes)
-            .context("cannot hear from the daemon")?;
-        match serde_json::from_slice(&bytes) {
+        let mut messages = BufReader::new(File::from(self.pipe).take(MESSAGE_BYTES_MAX));
+        let mut next = || {
+            let mut line = Vec::new();
+            messages.read_until(b'\n', &mut line).context("cannot hear from the daemon")?;
+            anyhow::Ok(line)
+        };
+        let mut line = next()?;
+        while let Ok(Message::Waiting(reason)) = serde_json::from_slice(&line) {
+            eprintln!("lsvd-fuse: {reason} (Ctrl-C ends this)");
+            line = next()?;
+        }
+        match serde_json::from_slice(&line) {
             Ok(Message::Ready) => Ok(()),
             Ok(Message::Failed { line, usage: true }) => Err(usage(line)),
             Ok(Message::Failed { line, usage: false }) => Err(anyhow!(line)),
-            Err(_) => {
+            Ok(Message::Waiting(_)) | Err(_) => {
                 Err(anyhow!("the daemon ended while starting; its log is {}", self.log.display()))
             }
         }
@@ -118,13 +130,39 @@ impl Reporter {
         });
     }
 
+    /// Not yet, and why; the parent prints it and goes on waiting.
+    pub(crate) fn waiting(&mut self, reason: &str) {
+        let Some(pipe) = &self.pipe else { return };
+        let told =
+            pipe.try_clone().and_then(|pipe| say(pipe, &Message::Waiting(reason.to_owned())));
+        if let Err(error) = told {
+            log::debug!("the parent is gone: {error}");
+        }
+    }
+
+    /// Whether somebody still listens, if anybody ever did.
+    pub(crate) fn is_heard(&self) -> bool {
+        let Some(pipe) = &self.pipe else { return true };
+        let mut ends = [PollFd::new(pipe, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let [end] = &mut ends;
+        match poll(std::slice::from_mut(end), Some(&now)) {
+            Ok(_) => !end.revents().contains(PollFlags::ERR),
+            Err(_) => true,
+        }
+    }
+
     fn send(&mut self, message: &Message) {
         let Some(pipe) = self.pipe.take() else { return };
-        let sent = serde_json::to_vec(message)
-            .map_err(io::Error::from)
-            .and_then(|bytes| File::from(pipe).write_all(&bytes));
+        let sent = say(pipe, message);
         if let Err(error) = sent {
             log::debug!("the parent is gone: {error}");
         }
     }
+}
+
+fn say(pipe: OwnedFd, message: &Message) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    File::from(pipe).write_all(&line)
 }

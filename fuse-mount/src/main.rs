@@ -8,6 +8,7 @@
 //! `fs/volumes` is what a mount and a command both act through, so a command does the same
 //! thing whether a daemon serves the store or not. Only `fs/fuser_edge` names the FUSE library.
 
+mod await_store;
 mod cli;
 mod commands;
 mod config;

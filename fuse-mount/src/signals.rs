@@ -34,6 +34,18 @@ pub(crate) fn watch(on_signal: impl Fn(&'static str) + Send + 'static) -> io::Re
     Ok(())
 }
 
+/// The signal that came since they were blocked, if one did.
+pub(crate) fn pending() -> Option<&'static str> {
+    let (set, now) = (ending_set(), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both point to initialised values that live over the call; nothing else is asked for.
+    match unsafe { libc::sigtimedwait(&set, std::ptr::null_mut(), &now) } {
+        libc::SIGTERM => Some("SIGTERM"),
+        libc::SIGINT => Some("SIGINT"),
+        libc::SIGHUP => Some("SIGHUP"),
+        _ => None,
+    }
+}
+
 fn ending_set() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises what it is given.

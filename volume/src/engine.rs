@@ -50,6 +50,8 @@ fn patience(deadline: Duration) -> RetryPolicy {
 pub struct Engine {
     /// The store as it is, its requests counted: for uploads, which have a patience of their own.
     store: Arc<CountingStore<Arc<dyn ObjectStore>>>,
+    /// The same, trying again for a while: for everything else.
+    patient: Arc<dyn ObjectStore>,
     /// Ends the waiting for the store.
     stop: Stop,
     catalog: Catalog,

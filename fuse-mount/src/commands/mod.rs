@@ -50,7 +50,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             };
             unmount::run(&settings, &mountpoint, end, output)
         }
-        Command::Create { name, size } => create::run(&settings, &name, &size, output),
+        Command::Create { name, size, sync } => {
+            create::run(&settings, &name, &size, sync.as_deref(), output)
+        }
         Command::List => list::run(&settings, output),
         Command::Info { name, effective_config } => {
             info::run(&settings, name.as_deref(), effective_config, output)

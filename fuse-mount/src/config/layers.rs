@@ -11,7 +11,7 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 13] = [
+pub(super) const KEYS: [&str; 18] = [
     "store",
     "cache-dir",
     "cache-size",
@@ -25,11 +25,26 @@ pub(super) const KEYS: [&str; 13] = [
     "batch-age",
     "compression",
     "checkpoint-objects",
+    "store-timeout",
+    "max-dirty-bytes",
+    "max-dirty-age",
+    "sync",
+    "fail-fast",
 ];
 
 /// Those that a `[volume.NAME]` section may hold.
-pub(super) const VOLUME_KEYS: [&str; 6] =
-    ["log-size", "memory", "batch-size", "batch-age", "compression", "checkpoint-objects"];
+pub(super) const VOLUME_KEYS: [&str; 10] = [
+    "log-size",
+    "memory",
+    "batch-size",
+    "batch-age",
+    "compression",
+    "checkpoint-objects",
+    "store-timeout",
+    "max-dirty-bytes",
+    "max-dirty-age",
+    "sync",
+];
 
 /// Those of a section `[s3]` or `[rados]`, as `section-key`; each is also `LSVD_SECTION_KEY`, and
 /// all but the two keys of S3 are `--section-key`, too.
@@ -167,6 +182,11 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("batch-age", mount.batch_age.clone()),
         ("compression", mount.compression.clone()),
         ("checkpoint-objects", mount.checkpoint_objects.clone()),
+        ("store-timeout", mount.store_timeout.clone()),
+        ("max-dirty-bytes", mount.max_dirty_bytes.clone()),
+        ("max-dirty-age", mount.max_dirty_age.clone()),
+        ("sync", mount.sync.clone()),
+        ("fail-fast", mount.fail_fast.then(|| "true".to_owned())),
     ];
     Ok(given.into_iter().filter_map(|(key, text)| Some((key, text?))).collect())
 }

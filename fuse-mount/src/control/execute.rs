@@ -17,8 +17,9 @@ pub(crate) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
         Request::Hello | Request::Unmount { .. } => Err(usage("there is no daemon to ask")),
         Request::List => list(volumes),
         Request::Info { name } => info(volumes, name),
-        Request::Create { name, size_bytes, attrs } => {
-            let node = volumes.create(&VolumeName::new(name)?, *size_bytes, *attrs)?;
+        Request::Create { name, size_bytes, attrs, sync_remote } => {
+            let node =
+                volumes.create(&VolumeName::new(name)?, *size_bytes, *attrs, *sync_remote)?;
             Ok(json!({ "created": name, "uuid": node.uuid.to_string(), "size_bytes": size_bytes }))
         }
         Request::Resize { name, size_bytes, force } => {

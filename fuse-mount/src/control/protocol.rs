@@ -30,6 +30,8 @@ pub(crate) enum Request {
         name: String,
         size_bytes: u64,
         attrs: FileAttrs,
+        #[serde(default)]
+        sync_remote: Option<bool>,
     },
     Resize {
         name: String,

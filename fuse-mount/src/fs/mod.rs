@@ -198,7 +198,7 @@ impl VolumeFs {
         };
         let (volumes, handles) = (self.volumes.clone(), self.handles.clone());
         self.pool.run(move || {
-            let made = volumes.create(&name, 0, attrs).and_then(|node| {
+            let made = volumes.create(&name, 0, attrs, None).and_then(|node| {
                 if open {
                     volumes.open(&node, true)?;
                 }

@@ -140,9 +140,10 @@ impl Volumes {
         name: &VolumeName,
         size_bytes: u64,
         attrs: FileAttrs,
+        sync_remote: Option<bool>,
     ) -> Result<Arc<Node>> {
         self.refuse_if_read_only(name)?;
-        let info = self.engine.create(name, size_bytes, attrs)?;
+        let info = self.engine.create_with(name, size_bytes, attrs, sync_remote)?;
         Ok(self.directory.lock().created(name.clone(), &info))
     }
 
