@@ -253,6 +253,8 @@ impl Worker {
     fn persist<T>(&self, attempt: impl Fn() -> Result<T>) -> Result<T> {
         let core = &self.core;
         let mut pause = BACKOFF_FIRST;
+        // Whoever still has time left after an outage must not lose it to a pause.
+        let longest = core.config.store_timeout.map_or(BACKOFF_MAX, |t| BACKOFF_MAX.min(t / 4));
         loop {
             match attempt() {
                 Err(Error::Store(e)) if may_pass(&e) => {
@@ -262,7 +264,7 @@ impl Worker {
                         return Err(Error::Closing(core.name().to_string()));
                     }
                     self.stop.wait(pause);
-                    pause = (pause * 2).min(BACKOFF_MAX);
+                    pause = (pause * 2).min(longest);
                     if self.stop.is_set() {
                         return Err(Error::Closing(core.name().to_string()));
                     }

@@ -342,7 +342,9 @@ impl WriteLog {
     /// Bytes not yet committed, and the share of the ring they take in 1/256.
     pub(crate) fn backlog(&self) -> (u64, u64) {
         let head = self.head.lock();
-        (head.pos().since(head.tail()), head.fill_256ths())
+        // After the last record there may be a pad, which nobody uploads.
+        let dirty = if head.oldest().is_some() { head.pos().since(head.tail()) } else { 0 };
+        (dirty, head.fill_256ths())
     }
 
     /// Everything before `tail`, whose record is `seq`, is committed up to object
