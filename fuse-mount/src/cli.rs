@@ -161,7 +161,7 @@ pub(crate) enum Command {
         #[arg(long)]
         foreground: bool,
         #[command(flatten)]
-        flags: MountFlags,
+        flags: Box<MountFlags>,
     },
     /// End a mount; waits until the store holds everything
     #[command(

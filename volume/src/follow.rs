@@ -118,7 +118,7 @@ impl Follower {
                 Ok(())
             }
             Err(Error::Store(e)) => {
-                core.health.store_failed(core.platform.unix_millis(), &core.name(), &e);
+                core.health.store_failed(core.platform.unix_millis(), &core.name(), 0, &e);
                 // Not before the interval is over again: attempts may take long.
                 self.fresh_at.store(self.now(core), Ordering::Release);
                 Ok(())

@@ -140,7 +140,12 @@ impl Opening<'_> {
         let core = self.core(shown, Arc::default());
         core.opened();
         let follower = Follower::new(state, on_top, interval, now);
-        Ok(Volume::new(Arc::clone(&core), Reader::new(core, data), Role::Follows(follower), pool))
+        Ok(Volume::new(
+            Arc::clone(&core),
+            Reader::new(core, data),
+            Role::Follows(Box::new(follower)),
+            pool,
+        ))
     }
 
     /// The stream, and this host's log if it continues the stream and lies still. What a writer in

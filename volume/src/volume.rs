@@ -45,7 +45,7 @@ pub(crate) enum Role {
     /// It is written here.
     Writes(Writer),
     /// It is only read here, and may be written elsewhere.
-    Follows(Follower),
+    Follows(Box<Follower>),
 }
 
 thread_local! {

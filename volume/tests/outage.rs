@@ -38,7 +38,13 @@ fn settings() -> VolumeConfig {
 }
 
 fn engine(store: &Store, dir: &Path, volume: VolumeConfig) -> Arc<Engine> {
-    let config = EngineConfig { cache_dir: dir.to_owned(), cache_bytes: 0, volume };
+    let config = EngineConfig {
+        cache_dir: dir.to_owned(),
+        cache_bytes: 0,
+        no_fencing: false,
+        follow_interval: Duration::ZERO,
+        volume,
+    };
     Engine::open(Arc::clone(store) as _, config).unwrap()
 }
 
