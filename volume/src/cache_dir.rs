@@ -17,6 +17,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use xxhash_rust::xxh3::xxh3_64;
@@ -147,11 +148,16 @@ impl CacheDir {
     }
 }
 
-/// Locks, unless another process holds the lock for more than a moment, as a look does.
+/// How often a lock is tried that somebody holds, and the pause between.
+const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Locks, unless another process holds the lock for more than a moment: a look does, and so does
+/// whoever lists the open files of a process that has just closed it.
 fn try_lock(lock: &File) -> bool {
-    (0..5).any(|attempt| {
+    (0..LOCK_ATTEMPTS).any(|attempt| {
         if attempt > 0 {
-            std::thread::sleep(std::time::Duration::from_millis(10));
+            std::thread::sleep(LOCK_PAUSE);
         }
         flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok()
     })

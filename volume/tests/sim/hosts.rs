@@ -24,6 +24,13 @@ pub(crate) fn objects(world: &World) -> Vec<Key> {
     all.filter(|key| key.as_str().contains("/o/")).collect()
 }
 
+/// The bytes of the volume's superblock.
+fn superblock(world: &World) -> Vec<u8> {
+    let all = world.store.list("data/", None, 10_000).unwrap().objects;
+    let key = all.into_iter().map(|o| o.key).find(|key| key.as_str().ends_with("/super"));
+    world.store.get(&key.unwrap()).unwrap().0
+}
+
 /// Objects and checkpoints only when asked for.
 pub(crate) fn patient(world: &mut World) {
     world.config.batch_age = std::time::Duration::from_secs(3600);
@@ -381,11 +388,13 @@ fn a_deposed_host_publishes_its_checkpoint_late() {
             drop(theirs);
             world.kill(second);
         }
+        let before = superblock(&world);
         held.release();
         let error = learn(&volume);
         assert!(matches!(&error, Error::Fenced { by, .. } if by.contains("sim-b")), "{error}");
         drop(volume);
         leave(first);
+        assert_eq!(superblock(&world) == before, published_since, "whose checkpoint it names");
         world.lose_ssd();
         world.promise = Promise::Uploaded;
         let (third, volume) = world.boot_and_check();
