@@ -16,6 +16,9 @@ use crate::world::{Host, Running, World, name, read, write};
 /// Bytes of the largest object that a deletion leaves behind to keep a writer out.
 const GUARD_BYTES: u64 = 512;
 
+/// What a host does.
+type Act = fn(&Engine) -> Result<(), Error>;
+
 fn other_name(text: &str) -> VolumeName {
     VolumeName::new(text).unwrap()
 }
@@ -238,7 +241,7 @@ fn both_at(
     world: &mut World,
     op: Op,
     pattern: &str,
-    acts: [fn(&Engine) -> Result<(), Error>; 2],
+    acts: [Act; 2],
 ) -> ([Running; 2], [Result<(), Error>; 2]) {
     let mut other = Host::new("sim-b");
     let first = boot(world);
@@ -258,7 +261,7 @@ fn of_two_hosts_that_create_one_name_one_wins_and_nothing_leaks() {
     for seed in 0..5 {
         let mut world = World::new(10 + seed, 1);
         // The store is tried first; that is not what is raced here.
-        let act: fn(&Engine) -> Result<(), Error> = |engine| create(engine, &other_name("new"));
+        let act: Act = |engine| create(engine, &other_name("new"));
         let (running, outcomes) = both_at(&mut world, Op::Create, "volumes/new", [act, act]);
         let wins = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         let lost = outcomes.iter().filter(|o| matches!(o, Err(Error::VolumeExists(_)))).count();
@@ -275,7 +278,7 @@ fn of_two_hosts_that_create_one_name_one_wins_and_nothing_leaks() {
 fn of_two_hosts_that_rename_one_volume_one_wins_and_the_other_name_is_free() {
     for seed in 0..5 {
         let mut world = with_data(20 + seed);
-        let acts: [fn(&Engine) -> Result<(), Error>; 2] = [
+        let acts: [Act; 2] = [
             |engine| engine.rename(&name(), &other_name("left")),
             |engine| engine.rename(&name(), &other_name("right")),
         ];
@@ -298,7 +301,7 @@ fn of_two_hosts_that_rename_one_volume_one_wins_and_the_other_name_is_free() {
 fn of_a_rename_and_a_deletion_one_wins() {
     for seed in 0..5 {
         let mut world = with_data(30 + seed);
-        let acts: [fn(&Engine) -> Result<(), Error>; 2] =
+        let acts: [Act; 2] =
             [|engine| engine.rename(&name(), &other_name("to")), |engine| engine.delete(&name())];
         let (running, outcomes) = both_at(&mut world, Op::Replace, "data/*", acts);
         match &outcomes {
