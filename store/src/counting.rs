@@ -7,9 +7,10 @@
 //!        |
 //!   DirStore | MemStore | ...
 //! ```
-//! It belongs right above a backend and below whatever tries again. One call is one request,
+//! It belongs right above a backend and below whatever tries again. One call counts as one request,
 //! except that deleting many objects is as many as the backend says
-//! ([`ObjectStore::requests_to_delete`]). An answer that says no (there is no such object, there is
+//! ([`ObjectStore::requests_to_delete`]). So for S3 the figures are what is billed, but for rare
+//! answers that take a second look; RADOS, whose index is not counted, does more. An answer that says no (there is no such object, there is
 //! one already) is not an error: those are the requests that the store failed or refused.
 
 use std::collections::HashMap;
@@ -244,6 +245,10 @@ impl<S: ObjectStore> ObjectStore for CountingStore<S> {
         self.inner.url()
     }
 
+    fn identity(&self) -> &str {
+        self.inner.identity()
+    }
+
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {
         let up = parts.iter().map(|part| part.len() as u64).sum();
         self.run(key.as_str(), |t| &t.create, 1, up, |s| s.create(key, parts), nothing)
@@ -293,7 +298,10 @@ impl<S: ObjectStore> ObjectStore for CountingStore<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{FaultPlan, FaultyStore, MemStore, Op, Rule};
+    use crate::{
+        FaultPlan, FaultyStore, MemStore, Op, RetryPolicy, RetryStore, Rule, Stop, StoreOptions,
+        SystemSleeper,
+    };
 
     fn key(text: &str) -> Key {
         Key::new(text).unwrap()
@@ -326,6 +334,20 @@ mod tests {
         assert_eq!(a.since(&a), Requests::default());
         assert_eq!(store.group("b").requests().total().requests, 2);
         assert_eq!(store.group("c").requests(), Requests::default());
+    }
+
+    #[test]
+    fn no_decorator_hides_which_store_it_is() {
+        let mut options = StoreOptions::default();
+        options.s3.endpoint = Some("http://localhost:9000".to_owned());
+        options.s3.access_key_id = Some("id".to_owned());
+        options.s3.secret_access_key = Some("secret".to_owned());
+        let store = crate::open("s3://bucket/vols", &options).unwrap();
+        let store = FaultyStore::new(CountingStore::new(store), FaultPlan::none());
+        let sleeper = Arc::new(SystemSleeper::new());
+        let store = RetryStore::new(store, RetryPolicy::default(), sleeper, Stop::new());
+        assert_eq!(store.url(), "s3://bucket/vols");
+        assert_eq!(store.identity(), "s3://bucket/vols at localhost:9000");
     }
 
     #[test]

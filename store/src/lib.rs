@@ -1,15 +1,18 @@
 //! Object stores: where a volume's stream of numbered objects lives.
 //!
 //! One trait, [`ObjectStore`], says what the engine may ask of a store; backends
-//! ([`dir`], [`s3`], [`mem`]) implement it and decorators ([`retry`], [`faulty`]) wrap it.
+//! ([`dir`], [`s3`], [`mem`] and, with the feature `rados`, `rados`) implement it and decorators
+//! ([`retry`], [`CountingStore`], [`faulty`]) wrap it.
 //! Nothing here knows about sectors, volumes or the format of an object.
 //!
 //! ```text
-//!   open("file:///srv/vols")        tests and simulation
+//!   open("file:///srv/vols", ..)    tests and simulation
 //!            |                              |
 //!       RetryStore                     FaultyStore
 //!            |                              |
-//!   DirStore | S3Store | ...        any ObjectStore
+//!      CountingStore                  any ObjectStore
+//!            |
+//!   DirStore | S3Store | RadosStore | MemStore
 //! ```
 //!
 //! Every backend and decorator passes the same suite, `tests/contract`.

@@ -1,4 +1,5 @@
-//! From what a user writes to a store: `file:///srv/vols`, `/srv/vols`, `s3://bucket/prefix`, `mem:`.
+//! From what a user writes to a store: `file:///srv/vols`, `/srv/vols`, `s3://bucket/prefix`,
+//! `rados://pool/prefix`, `mem:`.
 
 use std::sync::Arc;
 
