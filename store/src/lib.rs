@@ -25,6 +25,7 @@ mod key;
 pub mod mem;
 mod object_store;
 mod options;
+mod parts;
 #[cfg(feature = "rados")]
 pub mod rados;
 pub mod retry;

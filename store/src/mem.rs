@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use crate::parts::joined;
 use crate::{ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version};
 
 const URL: &str = "mem:";
@@ -38,10 +39,7 @@ impl ObjectStore for MemStore {
     }
 
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {
-        let mut body = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
-        for part in parts {
-            body.extend_from_slice(part);
-        }
+        let body = joined(parts).into_owned();
         let mut objects = self.objects.write();
         if objects.contains_key(key) {
             return Err(StoreError::already_exists(URL, key));

@@ -38,7 +38,6 @@ mod parallel;
 mod target;
 mod walk;
 
-use std::borrow::Cow;
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io::IoSlice;
@@ -46,6 +45,7 @@ use std::io::IoSlice;
 use rustix::io::Errno;
 use uuid::Uuid;
 
+use crate::parts::joined;
 use crate::{
     ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreOptions, StoreResult,
     Version,
@@ -268,6 +268,7 @@ impl ObjectStore for RadosStore {
     }
 
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {
+        // An OSD stores one large piece better than many small ones.
         self.create_object(key, &joined(parts)).map_err(|failure| {
             if failure.is(Errno::EXIST) {
                 StoreError::already_exists(&self.url, key)
@@ -355,16 +356,4 @@ impl fmt::Debug for RadosStore {
 /// A text that is never made twice.
 fn random() -> String {
     Uuid::new_v4().simple().to_string()
-}
-
-/// The parts one after the other: an OSD stores one large piece better than many small ones.
-fn joined<'a>(parts: &'a [IoSlice<'_>]) -> Cow<'a, [u8]> {
-    if let [part] = parts {
-        return Cow::Borrowed(part);
-    }
-    let mut body = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
-    for part in parts {
-        body.extend_from_slice(part);
-    }
-    Cow::Owned(body)
 }

@@ -50,6 +50,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{Delete, EncodingType, ObjectIdentifier};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::parts::joined;
 use crate::{
     ByteRange, Key, ListPage, ObjectMeta, ObjectStore, S3Options, StoreError, StoreResult,
     Timeouts, Version,
@@ -283,7 +284,8 @@ impl ObjectStore for S3Store {
     }
 
     fn create(&self, key: &Key, parts: &[IoSlice<'_>]) -> StoreResult<()> {
-        let request = self.put(key, concatenated(parts)).if_none_match("*");
+        // The one copy of the body: the HTTP client wants to own it.
+        let request = self.put(key, joined(parts).into_owned()).if_none_match("*");
         match self.send_put(request) {
             Ok(_) => Ok(()),
             Err(Failure::Answer(Answer { status: 412, .. })) => {
@@ -434,15 +436,6 @@ impl fmt::Debug for S3Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("S3Store").field("identity", &self.identity).finish_non_exhaustive()
     }
-}
-
-/// The one copy of a body: the HTTP client wants to own it.
-fn concatenated(parts: &[IoSlice<'_>]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
-    for part in parts {
-        body.extend_from_slice(part);
-    }
-    body
 }
 
 /// An ETag without the quotes that most services tell it in.
