@@ -9,6 +9,9 @@ use crate::ByteRange;
 /// larger numbers as garbage.
 const RANGE_END_MAX: u64 = 1 << 50;
 
+/// Largest body that is taken in, in bytes. No object of ours comes near it.
+const BODY_BYTES_MAX: u64 = 1 << 30;
+
 /// Which bytes a ranged answer holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ContentRange {
@@ -62,7 +65,12 @@ pub(super) async fn read_range(
             let body = read_whole(answer, Some(range.len())).await?;
             Ok(Ranged::Exact(body))
         }
-        Some(Some(told)) if told.first == range.start() && told.last < range.end() => {
+        // Cut short because the object ends, and not by a proxy that sends parts as it likes.
+        Some(Some(told))
+            if told.first == range.start()
+                && told.last < range.end()
+                && told.size.is_none_or(|size| size < range.end()) =>
+        {
             Ok(Ranged::PastEnd(told.size))
         }
         // A server may answer with the whole object, as long as that is the range.
@@ -86,7 +94,7 @@ pub(super) async fn read_range(
 /// Reads a body, which must have `expected` bytes, or as many as the answer says.
 ///
 /// # Errors
-/// The body breaks off or goes on for too long.
+/// The body breaks off, goes on for too long, or is larger than any that is taken in.
 pub(super) async fn read_whole(
     mut answer: GetObjectOutput,
     expected: Option<u64>,
@@ -100,18 +108,23 @@ pub(super) async fn read_whole(
         }
         (expected, told) => expected.or(told),
     };
+    let limit = len.unwrap_or(BODY_BYTES_MAX);
+    if limit > BODY_BYTES_MAX {
+        return Err(Failure::Wrong(format!(
+            "a body of {limit} bytes is more than the {BODY_BYTES_MAX} that are taken in"
+        )));
+    }
     let mut body = Vec::new();
-    let room = usize::try_from(len.unwrap_or(0)).unwrap_or(usize::MAX);
-    // Asked for politely: an answer may claim any length.
-    body.try_reserve_exact(room)
+    // Asked for politely: an answer may claim much and send nothing.
+    let room = len.unwrap_or(0);
+    body.try_reserve_exact(room as usize)
         .map_err(|_| Failure::Wrong(format!("no memory for a body of {room} bytes")))?;
     while let Some(chunk) = answer.body.next().await {
         let chunk = chunk.map_err(|error| {
             Failure::NoAnswer(format!("the body broke off at {}: {}", body.len(), chain(&error)))
         })?;
-        let too_long = len.is_some_and(|len| (body.len() + chunk.len()) as u64 > len);
-        if too_long {
-            return Err(Failure::NoAnswer(format!("the body is longer than {room} bytes")));
+        if (body.len() + chunk.len()) as u64 > limit {
+            return Err(Failure::NoAnswer(format!("the body is longer than {limit} bytes")));
         }
         body.extend_from_slice(&chunk);
     }

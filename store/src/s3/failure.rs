@@ -264,7 +264,7 @@ pub(super) fn chain(error: &dyn Error) -> String {
 }
 
 /// A server's words as one line of bounded length.
-fn shorten(text: impl AsRef<str>) -> String {
+pub(super) fn shorten(text: impl AsRef<str>) -> String {
     let words = text.as_ref().split_whitespace().collect::<Vec<_>>().join(" ");
     let plain = words.chars().filter(|c| !c.is_control());
     plain.take(SERVER_TEXT_MAX).collect()

@@ -18,7 +18,7 @@
 //!   listing that holds nothing but names that are no keys; a replace whose condition failed, to
 //!   see why (radosgw says the same to a missing object, and does not know its own ETags in
 //!   quotes);
-//! * each call ends after [`Timeouts::request`], with `Unavailable`;
+//! * each request ends after [`Timeouts::request`], with `Unavailable`;
 //! * opening asks the service nothing, so it works in an outage: the first call tells. A bucket is
 //!   never made;
 //! * the service must really check the conditions of a PUT. Not all do; whoever must know tries;
@@ -56,7 +56,7 @@ use crate::{
     Timeouts, Version,
 };
 use body::{Ranged, range_header, read_range, read_whole, size_of};
-use failure::{Answer, Failure, Place};
+use failure::{Answer, Failure, Place, shorten};
 use listing::{Page, Question};
 use location::Location;
 
@@ -192,6 +192,7 @@ impl S3Store {
         }
     }
 
+    /// The error of a read of `range` that, says the server, the object ends before.
     fn past_end(&self, key: &Key, size: Option<u64>, range: ByteRange) -> StoreError {
         let size = match size {
             Some(size) => size,
@@ -200,6 +201,13 @@ impl S3Store {
                 Err(error) => return error,
             },
         };
+        if range.end() <= size {
+            // Not to be taken for an object that lost its end.
+            let (start, end) = (range.start(), range.end());
+            let text =
+                format!("it has no bytes {start}..{end} of the object, of which it has {size}");
+            return self.place.error("read", key.as_str(), Failure::NoAnswer(text));
+        }
         StoreError::out_of_range(&self.place.url, key, size, range)
     }
 
@@ -222,12 +230,12 @@ impl S3Store {
         })
     }
 
-    fn list_all(&self, mut question: Question<'_>) -> Result<ListPage, Failure> {
+    fn list_all(&self, question: &Question<'_>) -> Result<ListPage, Failure> {
         let mut token = None;
         // The name after which everything new must be, once pages without keys went by.
         let mut passed: Option<String> = question.after.map(str::to_owned);
         for _ in 0..EMPTY_PAGES_MAX {
-            let asked = Question { after: passed.as_deref(), ..question };
+            let asked = Question { after: passed.as_deref(), ..*question };
             let Listed { page, token: next } = self.list_page(&asked, token)?;
             let Page { objects, truncated, last } = page;
             if !objects.is_empty() || !truncated {
@@ -238,7 +246,6 @@ impl S3Store {
             }
             passed = last.or(passed);
             token = next;
-            question.after = None;
         }
         Err(Failure::Wrong("the server lists pages with nothing on them".to_owned()))
     }
@@ -263,8 +270,8 @@ impl S3Store {
         };
         let left = answer.errors().iter().find(|error| error.code() != Some("NoSuchKey"));
         let Some(left) = left else { return Ok(()) };
-        let key = left.key().unwrap_or(first);
-        fail(key, Failure::Answer(Answer::of_key(left.code(), left.message())))
+        let key = left.key().map_or_else(|| first.to_owned(), shorten);
+        fail(&key, Failure::Answer(Answer::of_key(left.code(), left.message())))
     }
 }
 
@@ -370,7 +377,7 @@ impl ObjectStore for S3Store {
             after: after.as_deref(),
             limit: limit.clamp(1, KEYS_MAX),
         };
-        self.list_all(question).map_err(|failure| self.place.error("list", prefix, failure))
+        self.list_all(&question).map_err(|failure| self.place.error("list", prefix, failure))
     }
 
     fn delete(&self, key: &Key) -> StoreResult<()> {

@@ -78,6 +78,13 @@ fn half_a_body_is_unavailable() {
 }
 
 #[test]
+fn a_body_beyond_all_measure_is_refused_before_it_comes() {
+    let (_server, store) = always(Reply::announcing(200, &[("etag", "\"tag\"")], 2 << 30, "x"));
+    let error = store.get(&key("o")).unwrap_err();
+    assert!(is_refused(&error) && error.to_string().contains("2147483648"), "{error}");
+}
+
+#[test]
 fn a_body_of_another_length_than_the_range_is_unavailable() {
     let (_server, store) =
         always(Reply::new(206, &[("content-range", "bytes 0-9/1000")], "only six"));

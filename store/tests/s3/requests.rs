@@ -56,6 +56,22 @@ fn a_range_is_exactly_what_was_asked_for() {
 }
 
 #[test]
+fn a_range_that_was_cut_short_on_the_way_is_no_object_that_ends() {
+    let told = [("content-range", "bytes 2-3/6")];
+    let (_server, store) = always(Reply::new(206, &told, "cd"));
+    let error = store.get_range(&key("o"), range(2, 4)).unwrap_err();
+    assert!(matches!(error, StoreError::Refused { .. }), "{error}");
+    // The server contradicts itself, so the object may be whole.
+    let server = Server::start(|request| match request.method.as_str() {
+        "HEAD" => Reply::Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n".to_vec()),
+        _ => Reply::error(416, "InvalidRange"),
+    });
+    let store = store_at(&server.url());
+    let error = store.get_range(&key("o"), range(2, 4)).unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("2..6"), "{error}");
+}
+
+#[test]
 fn a_server_that_ignores_ranges_is_noticed() {
     let (_server, store) = always(Reply::new(200, &[], "abcdef"));
     assert_eq!(store.get_range(&key("o"), range(0, 6)).unwrap(), b"abcdef");
