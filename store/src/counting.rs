@@ -10,8 +10,10 @@
 //! It belongs right above a backend and below whatever tries again. One call counts as one request,
 //! except that deleting many objects is as many as the backend says
 //! ([`ObjectStore::requests_to_delete`]). So for S3 the figures are what is billed, but for rare
-//! answers that take a second look; RADOS, whose index is not counted, does more. An answer that says no (there is no such object, there is
-//! one already) is not an error: those are the requests that the store failed or refused.
+//! answers that take a second look; RADOS, whose index is not counted, does more.
+//!
+//! An answer that says no (there is no such object, there is one already) is not an error: those
+//! are the requests that the store failed or refused.
 
 use std::collections::HashMap;
 use std::io::IoSlice;

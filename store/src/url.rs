@@ -39,8 +39,8 @@ fn open_url(url: &str, options: &StoreOptions, create: bool) -> StoreResult<Arc<
         Some(("s3", rest)) if rest.starts_with("//") => {
             Ok(Arc::new(S3Store::open(url, &options.s3, options.timeouts)?))
         }
-        Some(("rados", rest)) => open_rados(url, rest, options),
         Some(("s3", rest)) => Err(bad(format!("write s3://{}", rest.trim_start_matches('/')))),
+        Some(("rados", rest)) => open_rados(url, rest, options),
         Some(("mem", "")) => Ok(Arc::new(MemStore::new())),
         Some(("mem", _)) => Err(bad("mem: takes nothing after the colon".to_owned())),
         Some((scheme, _)) => Err(bad(format!("unknown kind of store {scheme:?}; {KNOWN}"))),

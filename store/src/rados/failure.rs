@@ -55,6 +55,7 @@ impl Failure {
                 | Errno::INVAL
                 | Errno::ROFS
         ) || (self.errno == Errno::NOENT && self.step != Step::Object)
+            || (self.errno == Errno::NODATA && self.step == Step::Object)
             || self.step == Step::ReadConf
             || self.step == Step::Configure
     }
@@ -107,6 +108,11 @@ impl Failure {
             (_, Errno::MSGSIZE | Errno::FBIG | Errno::TOOBIG) => {
                 "the object is larger than the cluster takes (osd_max_write_size and \
                  osd_max_object_size); use a smaller batch-size"
+                    .to_owned()
+            }
+            (Step::Object, Errno::NODATA) => {
+                "the object was not written by this program, or copied without its attributes; \
+                 `rados export` and mirroring keep them"
                     .to_owned()
             }
             (_, Errno::NAMETOOLONG) => "use a shorter prefix in the store's URL".to_owned(),
@@ -187,6 +193,7 @@ mod tests {
             (Step::Object, Errno::PERM),
             (Step::Object, Errno::MSGSIZE),
             (Step::Object, Errno::FBIG),
+            (Step::Object, Errno::NODATA),
             (Step::Index, Errno::OPNOTSUPP),
         ] {
             assert!(!is_retryable(step, errno), "{step:?} {errno}");

@@ -8,26 +8,28 @@
 //! * **Create** is one write operation on the object's OSD: make it exclusively, write all of it,
 //!   set its attributes. Either all of that happens or nothing; of several creates one wins.
 //!   The key's entry in the [`index`] comes before it, so that nothing is ever there unlisted.
-//! * **Replace** compares the attribute `lsvd.version` and writes all of the content and a new version in
-//!   one operation. A version is a random UUID, new with each create and replace, so an object
-//!   that was deleted and made again has another one.
+//! * **Replace** compares the attribute `lsvd.version` and writes all of the content and a new
+//!   version in one operation. A version is a random UUID, new with each create and replace, so an
+//!   object that was deleted and made again has another one.
 //! * **Reads** bring content, size and version of one state of the object.
 //! * **Listing** reads the index and asks for the size of each object it names, several at a time.
 //!   An entry without an object is passed over.
 //!
-//! The pool has to be a replicated one, for erasure-coded pools have no omap. It may hold other things and
-//! other stores. Whoever copies a store has to copy attributes and omaps, as `rados export` and
-//! mirroring do.
+//! The pool has to be a replicated one, for erasure-coded pools have no omap. It may hold other
+//! things and other stores. Whoever copies a store has to copy attributes and omaps, as
+//! `rados export` and mirroring do.
 //!
 //! **Connecting** happens at the first operation, not when the store is opened: a daemon can start
-//! while the cluster is away, and a process may fork before. An operation that cannot connect within
-//! [`Timeouts::connect`](crate::Timeouts) says `Unavailable`, and the next one tries again. librados
-//! follows a cluster that restarts or moves by itself; a client that the cluster has put on its
-//! blocklist connects anew. That is safe, as whoever may write a volume is decided by its fence objects, not
-//! by who is connected.
+//! while the cluster is away, and a process may fork before. An operation that cannot connect
+//! within [`Timeouts::connect`](crate::Timeouts) says `Unavailable`, and the next one tries again.
+//! librados follows a cluster that restarts or moves by itself; a client that the cluster has put
+//! on its blocklist connects anew. That is safe, as whoever may write a volume is decided by its
+//! fence objects, not by who is connected.
 //!
-//! Each operation ends within [`Timeouts::request`](crate::Timeouts), counted in whole seconds, with
-//! `Unavailable` if the OSD did not answer. A write that ended so may still happen.
+//! Each request to an OSD ends within [`Timeouts::request`](crate::Timeouts), counted in whole
+//! seconds, with `Unavailable` if the OSD did not answer. A write that ended so may still happen.
+//! One operation is several requests: a create writes index entries before the object, a listing
+//! asks for the size of each object.
 
 mod cluster;
 mod failure;
@@ -83,13 +85,13 @@ pub struct RadosStore {
 }
 
 impl RadosStore {
-    /// The store at `prefix`, a [`Key`] or empty, in `pool`. A slash after it does not count.
+    /// The store at `prefix`, a [`Key`] or empty, in `pool`. Slashes after it do not count.
     /// Nothing is connected to yet.
     ///
     /// # Errors
     /// `BadUrl` if a name cannot be one.
     pub fn new(pool: &str, prefix: &str, options: &StoreOptions) -> StoreResult<Self> {
-        let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        let prefix = prefix.trim_end_matches('/');
         let url = if prefix.is_empty() {
             format!("rados://{pool}")
         } else {

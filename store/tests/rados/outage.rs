@@ -15,7 +15,7 @@ fn entries_of(dir: &str) -> usize {
 
 /// Options for a cluster whose only monitor is an address where nobody listens.
 fn dead_cluster(dir: &std::path::Path) -> StoreOptions {
-    // Bound, so that nobody else takes the port meanwhile, but nothing is ever accepted.
+    // Free a moment ago; whoever might take it meanwhile is no monitor.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let conf = dir.join("ceph.conf");
     let text = format!(
