@@ -106,6 +106,9 @@ section "doc tests" cargo test "${all[@]}" --doc
 servers=$(mktemp -d)
 trap end_servers EXIT
 section servers servers
+if ((EUID != 0)); then
+  echo "note: not root, so the tests that mount will be skipped"
+fi
 section tests "${tests[@]}"
 if ((${#features[@]} > 0)); then
   section "lints without RADOS" cargo clippy --workspace --locked --all-targets -- -D warnings

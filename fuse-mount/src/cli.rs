@@ -46,7 +46,7 @@ pub(crate) struct Cli {
 /// Flags of every command.
 #[derive(Clone, Debug, Default, Args)]
 pub(crate) struct GlobalFlags {
-    /// Where the volumes live: file:///path, s3://bucket/prefix or mem: [env: LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
+    /// Where the volumes live: file:///path, s3://bucket/prefix, rados://pool/prefix or mem: [env: LSVD_STORE] [default: file:///var/lib/lsvd/store for root]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// Directory on a local SSD for logs and caches [env: LSVD_CACHE_DIR] [default: /var/lib/lsvd/cache for root]
