@@ -11,8 +11,8 @@
 //!
 //! The identity holds more than the URL where that is not enough: buckets of one name on two
 //! servers are two stores. A server may get another address, though, with everything still in
-//! it: then the user removes the file `store`, and the next opening binds the directory anew.
-//! Logs know their store by its URL alone, so they stay usable.
+//! it: then the user removes the file `store`, and the next opening binds the directory anew and
+//! tries the store again. Logs know their store by its URL alone, so they stay usable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -71,6 +71,8 @@ impl CacheDir {
         lock.set_len(0).map_err(|e| Error::local(&lock_path, "write", e))?;
         lock.write_all(note.as_bytes()).map_err(|e| Error::local(&lock_path, "write", e))?;
         if !dir.binding().exists() {
+            // What was tried was a store at another address, and maybe another server.
+            forget(&dir.probed()).map_err(|e| Error::local(dir.probed(), "remove", e))?;
             write_whole(&dir.binding(), store_identity)
                 .map_err(|e| Error::local(dir.binding(), "write", e))?;
         }
@@ -109,6 +111,10 @@ impl CacheDir {
         self.path.join("store")
     }
 
+    fn probed(&self) -> PathBuf {
+        self.path.join("probed")
+    }
+
     /// Whether another process serves the directory.
     pub(crate) fn is_served(lock: &Path) -> bool {
         let Ok(file) = File::open(lock) else { return false };
@@ -123,13 +129,13 @@ impl CacheDir {
 
     /// Whether this store was tried and keeps two hosts apart.
     pub(crate) fn is_probed(&self) -> bool {
-        let says = fs::read_to_string(self.path.join("probed"));
+        let says = fs::read_to_string(self.probed());
         says.is_ok_and(|text| text.trim_end() == PROBED)
     }
 
     /// Notes that the store keeps two hosts apart.
     pub(crate) fn note_probed(&self) -> std::io::Result<()> {
-        write_whole(&self.path.join("probed"), PROBED)
+        write_whole(&self.probed(), PROBED)
     }
 
     /// Where the write logs are.
@@ -163,6 +169,14 @@ fn try_lock(lock: &File) -> bool {
     })
 }
 
+/// Removes a file that may be missing.
+fn forget(path: &Path) -> std::io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a line of text so that it is there as a whole or not at all.
 fn write_whole(path: &Path, line: &str) -> std::io::Result<()> {
     let unfinished = path.with_extension("new");
@@ -177,4 +191,26 @@ fn write_whole(path: &Path, line: &str) -> std::io::Result<()> {
 /// The number by which logs know their store.
 pub(crate) fn store_id(store_url: &str) -> StoreId {
     StoreId::new(xxh3_64(store_url.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_at_another_address_is_tried_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let lock = |identity| CacheDir::lock(dir.path(), identity);
+        let first = lock("s3://a at old:1").expect("it is free");
+        assert!(!first.is_probed());
+        first.note_probed().expect("it is written");
+        drop(first);
+        let again = lock("s3://a at old:1").expect("it is the same store");
+        assert!(again.is_probed());
+        drop(again);
+        lock("s3://a at new:1").expect_err("it is another store");
+        std::fs::remove_file(dir.path().join("store")).expect("it was bound");
+        let moved = lock("s3://a at new:1").expect("it is bound anew");
+        assert!(!moved.is_probed());
+    }
 }
