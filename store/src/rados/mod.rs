@@ -7,7 +7,7 @@
 //! ```
 //! * **Create** is one write operation on the object's OSD: make it exclusively, write all of it,
 //!   set its attributes. Either all of that happens or nothing; of several creates one wins.
-//!   The key's entry in the [`index`] comes before it, so that nothing is ever there unlisted.
+//!   The key's entry in the index comes before it, so that nothing is ever there unlisted.
 //! * **Replace** compares the attribute `lsvd.version` and writes all of the content and a new
 //!   version in one operation. A version is a random UUID, new with each create and replace, so an
 //!   object that was deleted and made again has another one.
