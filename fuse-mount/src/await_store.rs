@@ -95,7 +95,7 @@ pub(crate) fn open(settings: &Settings, reporter: &mut Reporter) -> Result<Arc<d
 /// The store, if it can be opened and answers.
 fn answering(settings: &Settings) -> Result<Arc<dyn ObjectStore>> {
     let store = store_url::open(settings)?;
-    store.list("volumes/", None, 1)?;
+    store.list("", None, 1)?;
     Ok(store)
 }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use lsvd_store::{Key, ObjectStore, StoreError};
 use uuid::Uuid;
 
-use crate::delete::{End, guards};
+use crate::delete::{End, is_guard};
 use crate::error::{Error, Result};
 use crate::format::{
     FileAttrs, NameRecord, Nonce, ShortText, StoredOptions, Superblock, VolumeState,
@@ -270,36 +270,49 @@ impl Catalog {
         })?;
         self.step("delete.fence")?;
         let sectors = (superblock.size_bytes / SECTOR_BYTES).min(Extent::LBA_LIMIT);
-        let overtaken = end.fence(&stream, &self.platform, sectors)?;
+        let earlier = end.guarded_from().filter(|_| resumed);
+        let (fence, overtaken) = end.fence(&stream, &self.platform, sectors)?;
+        if overtaken && !others {
+            // To be remembered should this be cut short.
+            let host = ShortText::truncated(&self.platform.host_name());
+            cell.update(|superblock| {
+                superblock.last_host = host.clone();
+                Ok(())
+            })?;
+        }
         self.step("delete.objects")?;
-        self.delete_objects(&stream, others || overtaken)?;
+        let guards = (others || overtaken).then(|| earlier.unwrap_or(fence).min(fence));
+        self.delete_objects(&stream, guards)?;
         self.step("delete.name")?;
         self.drop_name(name.as_str(), superblock.volume)?;
         self.step("delete.superblock")?;
         Ok(self.store.delete(&keys::superblock(superblock.volume)?)?)
     }
 
-    fn delete_objects(&self, stream: &Stream, keep_guards: bool) -> Result<()> {
+    /// Deletes the objects of a stream, but for those that keep a writer out, from `guards` on.
+    fn delete_objects(&self, stream: &Stream, guards: Option<ObjectSeq>) -> Result<()> {
         let prefix = keys::stream_prefix(stream.volume());
-        let mut objects = Vec::new();
         let mut after = None;
+        let mut kept = 0;
         loop {
             let page = self.store.list(&prefix, after.as_ref(), PAGE)?;
-            objects.extend(page.objects.iter().map(|object| object.key.clone()));
+            let mut gone = Vec::new();
+            for object in &page.objects {
+                let seq = keys::parse_object(stream.volume(), &object.key);
+                let may_guard = guards.zip(seq).filter(|(first, seq)| seq >= first);
+                match may_guard {
+                    Some((_, seq)) if is_guard(stream, seq)? => kept += 1,
+                    _ => gone.push(object.key.clone()),
+                }
+            }
+            self.store.delete_many(&gone)?;
             after = page.objects.last().map(|object| object.key.clone());
             if !page.truncated || after.is_none() {
                 break;
             }
         }
-        if keep_guards {
-            let seqs: Vec<_> =
-                objects.iter().filter_map(|key| keys::parse_object(stream.volume(), key)).collect();
-            let kept = guards(stream, &seqs)?;
+        if kept > 0 {
             log::info!("another host may have it open: {kept} small objects stay to keep it out");
-            objects.truncate(objects.len().saturating_sub(kept));
-        }
-        for some in objects.chunks(PAGE) {
-            self.store.delete_many(some)?;
         }
         Ok(())
     }

@@ -19,16 +19,21 @@ impl Deadline {
         Self { since: core.platform.monotonic() }
     }
 
-    /// Fails once `store-timeout` is over, if there is one.
+    /// Whether the time is over, if there is a limit.
+    pub(crate) fn is_over(&self, core: &Core, log: &WriteLog) -> bool {
+        let since = self.since.max(log.progress());
+        let waited = core.platform.monotonic().saturating_sub(since);
+        core.config.store_timeout.is_some_and(|limit| waited >= limit)
+    }
+
+    /// Fails once the time is over, and notes that a request was failed.
     ///
     /// # Errors
     /// [`Error::StoreTimeout`].
     pub(crate) fn check(&self, core: &Core, log: &WriteLog, what: &'static str) -> Result<()> {
-        let Some(limit) = core.config.store_timeout else { return Ok(()) };
-        let since = self.since.max(log.progress());
-        if core.platform.monotonic().saturating_sub(since) < limit {
+        let Some(limit) = core.config.store_timeout.filter(|_| self.is_over(core, log)) else {
             return Ok(());
-        }
+        };
         let error = Error::StoreTimeout {
             volume: core.name().to_string(),
             what,

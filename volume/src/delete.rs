@@ -12,7 +12,8 @@
 //! object. If nothing stood at that number it would go on, into nowhere. So where another host
 //! may be writing still, the fence that ends the stream stays behind for good, some 200 bytes.
 //! That is so if the stream does not end in good order and the log of this host is not the one
-//! that continues it.
+//! that continues it. Uploads of that writer which were under way and landed behind the fence go
+//! like all other data; one that lands after they were listed stays.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -36,13 +37,21 @@ pub(crate) struct End {
     clean: bool,
     /// The nonce of the newest fence.
     fence: Option<Nonce>,
+    /// The first fence or filler behind the newest checkpoint; an earlier deletion that was cut
+    /// short may have put it there.
+    guarded_from: Option<ObjectSeq>,
 }
 
 impl End {
     /// Looks for the end of the stream.
     pub(crate) fn find(stream: &Stream, superblock: &Superblock) -> Result<Self> {
-        let mut end =
-            Self { next: ObjectSeq::new(1), epoch: superblock.epoch, clean: true, fence: None };
+        let mut end = Self {
+            next: ObjectSeq::new(1),
+            epoch: superblock.epoch,
+            clean: true,
+            fence: None,
+            guarded_from: None,
+        };
         if let Some(checkpoint) = superblock.checkpoint {
             end.next = checkpoint.covers.next();
             if let Some(header) = readable(read_checkpoint(stream, checkpoint.seq))? {
@@ -55,7 +64,15 @@ impl End {
         Ok(end)
     }
 
+    /// The first fence or filler behind the newest checkpoint.
+    pub(crate) fn guarded_from(&self) -> Option<ObjectSeq> {
+        self.guarded_from
+    }
+
     fn pass(&mut self, header: Option<&ObjectHeader>) {
+        if matches!(header, Some(ObjectHeader::Fence(_) | ObjectHeader::Filler(_))) {
+            self.guarded_from.get_or_insert(self.next);
+        }
         self.next = self.next.next();
         self.clean = matches!(header, Some(ObjectHeader::Checkpoint(c)) if c.clean);
         if let Some(header) = header {
@@ -71,14 +88,14 @@ impl End {
         !self.clean && !self.fence.is_some_and(owns)
     }
 
-    /// Creates a fence here, so that whoever writes fails. Returns whether somebody else came
-    /// first and may be writing.
+    /// Creates a fence here, so that whoever writes fails. Returns its number, and whether somebody
+    /// else came first and may be writing.
     pub(crate) fn fence(
         mut self,
         stream: &Stream,
         platform: &Arc<dyn Platform>,
         size_sectors: u64,
-    ) -> Result<bool> {
+    ) -> Result<(ObjectSeq, bool)> {
         let mut others = false;
         loop {
             let stamp = Stamp {
@@ -96,7 +113,7 @@ impl End {
             let bytes = FenceHeader { stamp, host }.encode();
             let bytes = bytes.map_err(|e| e.of(stream.describe(stamp.seq)))?;
             match readable(stream.create(&stamp, &[IoSlice::new(&bytes)]))? {
-                Some(Created::Ours) => return Ok(others),
+                Some(Created::Ours) => return Ok((stamp.seq, others)),
                 Some(Created::Theirs(header)) => self.pass(Some(&header)),
                 None => self.pass(None),
             }
@@ -105,16 +122,11 @@ impl End {
     }
 }
 
-/// The objects at the end of `stream` that keep a deposed writer out: fences and fillers.
-pub(crate) fn guards(stream: &Stream, objects: &[ObjectSeq]) -> Result<usize> {
-    let mut guards = 0;
-    for seq in objects.iter().rev() {
-        match readable(stream.header(*seq))?.flatten() {
-            Some(ObjectHeader::Fence(_) | ObjectHeader::Filler(_)) => guards += 1,
-            _ => break,
-        }
-    }
-    Ok(guards)
+/// Whether an object keeps a deposed writer out of its number. What cannot be read counts: it is in
+/// the way as well.
+pub(crate) fn is_guard(stream: &Stream, seq: ObjectSeq) -> Result<bool> {
+    let header = readable(stream.header(seq))?.flatten();
+    Ok(!matches!(header, Some(ObjectHeader::Data(_) | ObjectHeader::Checkpoint(_))))
 }
 
 /// `None` for what is damaged: that must not keep anybody from deleting it.

@@ -9,14 +9,15 @@
 //!                               enter again at the superblock's checkpoint
 //! ```
 //! * Nobody reads, nothing is asked. A view is never older than the interval when it is read,
-//!   as long as the store answers; while it does not, the last view stays.
+//!   as long as the store answers at once; while it does not, the last view stays. One reader
+//!   waits for a silent store then, the others a moment, and each failure makes the interval longer.
 //! * Every view is a prefix of the writer's history: what is contiguous in the stream. Void objects
 //!   are passed over by the same code that recovers.
 //! * A log of this host that continues the stream lies on top for as long as the stream does not
 //!   move. If it does because a writer on this host goes on with that log, the view stays until the
 //!   stream holds all that it shows; in every other case the log does not count any more.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,6 +32,10 @@ use crate::units::LogSeq;
 
 /// Objects behind which it is quicker to enter at a newer checkpoint than to read their headers.
 const JUMP_OBJECTS: u64 = 512;
+/// How long a reader waits for another one that looks after the view.
+const LOOK_WAIT: Duration = Duration::from_secs(1);
+/// Longest time between two looks at a store that does not answer.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// How often a view is planned again when the stream moves on meanwhile.
 const ATTEMPTS: usize = 4;
 
@@ -40,6 +45,8 @@ pub(crate) struct Follower {
     interval: Duration,
     /// When the view was looked after last, in microseconds.
     fresh_at: AtomicU64,
+    /// How often in a row the store did not answer.
+    failures: AtomicU32,
     /// Held while it is.
     at: Mutex<Following>,
 }
@@ -71,6 +78,7 @@ impl Follower {
         Self {
             interval,
             fresh_at: AtomicU64::new(now.as_micros() as u64),
+            failures: AtomicU32::new(0),
             at: Mutex::new(Following { state: Some(state), log }),
         }
     }
@@ -78,21 +86,30 @@ impl Follower {
     /// Whether the view is older than it may be.
     pub(crate) fn is_due(&self, core: &Core) -> bool {
         let age = self.now(core).saturating_sub(self.fresh_at.load(Ordering::Acquire));
-        u128::from(age) >= self.interval.as_micros()
+        u128::from(age) >= self.pause().as_micros()
+    }
+
+    /// The interval, longer while the store does not answer.
+    fn pause(&self) -> Duration {
+        match self.failures.load(Ordering::Relaxed) {
+            0 => self.interval,
+            n => self.interval.saturating_mul(1 << n.min(6)).min(PAUSE_MAX.max(self.interval)),
+        }
     }
 
     fn now(&self, core: &Core) -> u64 {
         core.platform.monotonic().as_micros() as u64
     }
 
-    /// Looks after the view if it is due; of several callers one does, and the others wait.
+    /// Looks after the view if it is due; of several callers one does, and the others wait for it,
+    /// but not for long.
     ///
     /// # Errors
     /// [`Error::Deleted`], or the stream is damaged. A store that does not answer is no error:
     /// the view stays as it is.
     pub(crate) fn refresh(&self, core: &Core) -> Result<()> {
         let began = self.now(core);
-        let mut at = self.at.lock();
+        let Some(mut at) = self.at.try_lock_for(LOOK_WAIT) else { return Ok(()) };
         // Somebody else did while this one waited.
         if self.fresh_at.load(Ordering::Acquire) > began || !self.is_due(core) {
             return Ok(());
@@ -114,10 +131,12 @@ impl Follower {
         match outcome {
             Ok(()) => {
                 core.health.store_answered(core.platform.unix_millis(), &core.name());
+                self.failures.store(0, Ordering::Relaxed);
                 self.fresh_at.store(now, Ordering::Release);
                 Ok(())
             }
             Err(Error::Store(e)) => {
+                self.failures.fetch_add(1, Ordering::Relaxed);
                 core.health.store_failed(core.platform.unix_millis(), &core.name(), 0, &e);
                 // Not before the interval is over again: attempts may take long.
                 self.fresh_at.store(self.now(core), Ordering::Release);

@@ -27,7 +27,8 @@
 //!    number of their record, and the higher number wins whatever the order of publication.
 //! 7. What comes from a store or a disk is verified before it is used, and lengths before
 //!    memory is allocated for them.
-//! 8. A background thread that fails poisons the volume: writes fail, reads of good data go on.
+//! 8. A background thread that fails poisons the volume: writes fail, reads of good data go on. A
+//!    volume that another host took over refuses reads as well: what it knows is old.
 //!
 //! # Threads
 //! | thread | owns alone |

@@ -98,7 +98,7 @@ impl Parking {
         while let Some((mut request, deadline, done)) = self.take() {
             let bytes = request.bytes();
             // Whoever has waited too long learns it at once, or goes on at once.
-            if publisher.in_time(&deadline, log).is_ok() {
+            if !publisher.is_over(&deadline, log) {
                 pace.slow_down(log, publisher, bytes as u64, || self.is_stopped());
             }
             let outcome = self.bring(log, publisher, &mut request, &deadline);

@@ -44,6 +44,11 @@ impl Publisher {
         self.core.poison.check()
     }
 
+    /// Whether a request has waited too long for the store.
+    pub(crate) fn is_over(&self, deadline: &Deadline, log: &WriteLog) -> bool {
+        deadline.is_over(&self.core, log)
+    }
+
     /// Fails if a request has waited too long for the store.
     pub(crate) fn in_time(&self, deadline: &Deadline, log: &WriteLog) -> Result<(), Error> {
         deadline.check(&self.core, log, "a write found no room in the log")

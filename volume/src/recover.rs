@@ -287,8 +287,11 @@ pub(crate) struct Takeover<'a> {
     pub(crate) announce: &'a dyn Fn(Epoch) -> Result<()>,
 }
 
-/// After so many numbers lost to a writer at full speed it is asked to stop.
-const LOST_MAX: u32 = 32;
+/// Each time that so many tries were lost to a writer at full speed it is asked to stop.
+const LOST_MAX: u32 = 8;
+
+/// Objects that are read at most between two tries.
+const CATCH_UP_MAX: u32 = 64;
 
 impl Takeover<'_> {
     /// Creates the fence at the first missing number. What is found there meanwhile is taken
@@ -302,9 +305,9 @@ impl Takeover<'_> {
         state: &mut StreamState,
         changed: impl Fn(&StreamState) -> Result<()>,
     ) -> Result<Won> {
-        let mut lost = 0;
+        let mut lost: u32 = 0;
         loop {
-            if lost == LOST_MAX {
+            if lost > 0 && lost.is_multiple_of(LOST_MAX) {
                 (self.announce)(state.epoch.next())?;
             }
             let mut stamp = (self.stamp)(state.next, state.epoch.next(), state);
@@ -326,6 +329,12 @@ impl Takeover<'_> {
                 }
                 Created::Theirs(header) => {
                     state.apply(self.stream, &header)?;
+                    // On to the end before the next try: one at every number would cost more than
+                    // the writer needs for it, and never get there.
+                    for _ in 0..CATCH_UP_MAX {
+                        let Some(header) = self.stream.header(state.next)? else { break };
+                        state.apply(self.stream, &header)?;
+                    }
                     changed(state)?;
                     lost += 1;
                 }

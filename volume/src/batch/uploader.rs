@@ -198,8 +198,9 @@ impl Worker {
                     Error::Fenced { by, .. } => {
                         crate::deposed::note(&self.core, stamp.seq, stamp.epoch, by)
                     }
-                    Error::Deleted(name) => {
-                        crate::deposed::note(&self.core, stamp.seq, stamp.epoch, name)
+                    Error::Deleted(_) => {
+                        let hint = "a host that deleted it".to_owned();
+                        crate::deposed::note(&self.core, stamp.seq, stamp.epoch, hint)
                     }
                     other => other,
                 })?;
@@ -263,7 +264,9 @@ impl Worker {
                     if self.stop.is_set() {
                         return Err(Error::Closing(core.name().to_string()));
                     }
-                    self.stop.wait(pause);
+                    // A store that says when to come again is obeyed, within reason.
+                    let asked = e.retry_after().unwrap_or_default().min(longest);
+                    self.stop.wait(pause.max(asked));
                     pause = (pause * 2).min(longest);
                     if self.stop.is_set() {
                         return Err(Error::Closing(core.name().to_string()));
