@@ -8,7 +8,7 @@
 //!           verify every sector, go on with the same volume
 //! ```
 //! One seed decides all operations, kills and failpoints; only the interleaving of the threads is
-//! the machine's. `LSVD_TEST_SCALE=5` makes it 200 rounds, `LSVD_TEST_SEED=n` repeats one.
+//! the machine's. `LSVD_TEST_SCALE=5` makes it 200 rounds on a directory, `LSVD_TEST_SEED=n` repeats one.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
@@ -19,11 +19,13 @@ use std::fs::OpenOptions;
 
 use common::history::{History, Kind, Op, Promise, SECTOR, Tick, stamp};
 use common::rng::Rng;
+use common::store::Kind as StoreKind;
 use common::workload::{Clock, Crew, FLAGS, SECTORS, read_disk};
 use common::{Lab, Mount, make_volume, scale};
 
 /// Rounds at `LSVD_TEST_SCALE=1`, chosen to stay well below a minute and a half.
 const ROUNDS: u64 = 40;
+const ROUNDS_ON_SERVERS: u64 = 10;
 /// Requests acknowledged before a kill, at most.
 const ACKED_MAX: u64 = 3000;
 
@@ -51,18 +53,40 @@ const FAILPOINTS: &[&str] = &[
     "checkpoint.published",
 ];
 
-#[test]
-fn nothing_acknowledged_is_lost() {
-    need_mount!();
-    let rounds = ROUNDS * scale();
-    let mut campaign = Campaign::new(Rng::seed_of_the_day());
-    println!("crash oracle: {rounds} rounds (200 with LSVD_TEST_SCALE=5), seed {}", campaign.seed);
+fn campaign(kind: StoreKind, rounds: u64) {
+    let lab = lab_on!(kind);
+    let mut campaign = Campaign::new(Rng::seed_of_the_day(), lab);
+    println!("crash oracle on {kind:?}: {rounds} rounds, seed {}", campaign.seed);
     for round in 0..rounds {
         campaign.round(round);
     }
     println!("{} requests acknowledged; killed at: {:?}", campaign.acked, campaign.killed_at);
     let in_recovery = campaign.killed_at.keys().any(|at| at.contains('.'));
     assert!(rounds < 20 || in_recovery, "no failpoint was ever reached");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost() {
+    need_mount!();
+    campaign(StoreKind::Directory, ROUNDS * scale());
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_on_s3() {
+    need_mount!();
+    campaign(StoreKind::S3, ROUNDS_ON_SERVERS * scale());
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_on_radosgw() {
+    need_mount!();
+    campaign(StoreKind::Radosgw, ROUNDS_ON_SERVERS * scale());
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_on_rados() {
+    need_mount!();
+    campaign(StoreKind::Rados, ROUNDS_ON_SERVERS * scale());
 }
 
 /// What the rounds share.
@@ -93,8 +117,7 @@ impl Drop for Campaign {
 }
 
 impl Campaign {
-    fn new(seed: u64) -> Self {
-        let lab = Lab::new();
+    fn new(seed: u64, lab: Lab) -> Self {
         let mount = lab.mount(FLAGS);
         make_volume(&mount, "v.img", SECTORS * SECTOR as u64);
         // Growing it is a write like others, and must not get lost with the SSD.

@@ -48,19 +48,19 @@ fn hosts_depose_each_other_on_a_directory() {
 #[test]
 fn hosts_depose_each_other_on_s3() {
     need_mount!();
-    campaign(Kind::S3, 8 * scale());
+    campaign(Kind::S3, 4 * scale());
 }
 
 #[test]
 fn hosts_depose_each_other_on_radosgw() {
     need_mount!();
-    campaign(Kind::Radosgw, 8 * scale());
+    campaign(Kind::Radosgw, 4 * scale());
 }
 
 #[test]
 fn hosts_depose_each_other_on_rados() {
     need_mount!();
-    campaign(Kind::Rados, 8 * scale());
+    campaign(Kind::Rados, 4 * scale());
 }
 
 /// A host with the volume open for writing.
@@ -229,9 +229,10 @@ impl Drill {
     /// The deposed host says so to everybody who writes, in its status and in its log.
     fn see_it_fenced(&mut self, first: &Holder, crew: Crew) {
         let (_, errors) = crew.bury();
-        for error in errors {
-            assert_eq!(error.raw_os_error(), Some(libc::ESTALE), "{error}");
-        }
+        // A request that waits inside while the volume is lost may get the kernel's general error.
+        let numbers: Vec<_> = errors.iter().filter_map(std::io::Error::raw_os_error).collect();
+        let known = |number: &i32| [libc::ESTALE, libc::EIO].contains(number);
+        assert!(numbers.contains(&libc::ESTALE) && numbers.iter().all(known), "{errors:?}");
         let status = first.mount.status();
         let stats = &status["volumes"][0]["stats"];
         assert_eq!(stats["state"], "fenced", "{stats:#}");
@@ -245,7 +246,9 @@ impl Drill {
         let Holder { mount, lab } = first;
         let left = Ran(lab.command().arg("unmount").arg(mount.path()).output().unwrap());
         if !left.0.status.success() {
-            assert!(left.stderr().contains("was taken over by"), "{}", left.stderr());
+            let said = left.stderr();
+            let why = said.contains("taken over by") || said.contains("has taken the volume over");
+            assert!(why, "{said}");
             self.count("told so when it unmounts");
         }
         mount.wait_for_end();
@@ -271,7 +274,9 @@ fn follow(kind: Kind) {
             drained = now;
         }
         let follower = Lab::with_store(lab.store().clone());
-        let following = follower.mount(&[FLAGS, &["--read-only"]].concat());
+        // One view for the whole disk, which takes many requests to read.
+        let view = ["--read-only", "--follow-interval=1h"];
+        let following = follower.mount(&[FLAGS, &view].concat());
         let disk = read_disk(&following.file(VOLUME), false);
         let mut so_far = history.clone();
         so_far.extend(crew.so_far());

@@ -19,6 +19,7 @@ pub mod disk;
 pub mod history;
 pub mod proxy;
 pub mod rng;
+pub mod servers;
 pub mod store;
 pub mod tree;
 pub mod workload;
@@ -392,18 +393,9 @@ impl Mount {
         assert_eq!(sent, 0, "cannot signal the daemon");
     }
 
-    /// Stops the daemon where it stands; returns when none of its threads runs any more.
+    /// Stops the daemon where it stands.
     pub fn pause(&self) -> Paused {
-        self.signal(libc::SIGSTOP);
-        let tasks = format!("/proc/{}/task", self.pid);
-        wait_for("every thread to stop", || {
-            let tasks = fs::read_dir(&tasks).unwrap();
-            let stopped = |task: std::io::Result<fs::DirEntry>| {
-                state(&task.unwrap().path()).is_none_or(|state| state == 'T')
-            };
-            tasks.into_iter().all(stopped).then_some(())
-        });
-        Paused(self.pid)
+        Paused::process(self.pid)
     }
 
     /// Unmounts in order; everything is in the store afterwards.
@@ -463,12 +455,30 @@ impl Drop for Mount {
     }
 }
 
-/// A daemon that stands still until this is dropped.
+/// A process that stands still until this is dropped.
 pub struct Paused(u32);
+
+impl Paused {
+    /// Stops a process that this test has started; returns when none of its threads runs any more.
+    pub fn process(pid: u32) -> Self {
+        // SAFETY: only this test ends the process.
+        let sent = unsafe { libc::kill(pid as i32, libc::SIGSTOP) };
+        assert_eq!(sent, 0, "cannot stop process {pid}");
+        let stopped = |task: std::io::Result<fs::DirEntry>| {
+            state(&task.unwrap().path()).is_none_or(|state| state == 'T')
+        };
+        wait_for("every thread to stop", || {
+            let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+            tasks.all(stopped).then_some(())
+        });
+        Self(pid)
+    }
+}
 
 impl Drop for Paused {
     fn drop(&mut self) {
-        // SAFETY: the pid is of a daemon that this test started; it is not reaped while it stands.
+        // SAFETY: the process stood still, so it is still the one that this test has started, or one
+        // that this test has killed meanwhile and not replaced.
         unsafe { libc::kill(self.0 as i32, libc::SIGCONT) };
     }
 }
