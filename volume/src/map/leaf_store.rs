@@ -407,11 +407,11 @@ mod tests {
                     _ => fs::remove_file(&victim).unwrap(),
                 }
                 drop(open);
-                let store = LeafStore::with_patience(&path, Duration::from_secs(20));
+                let store = LeafStore::with_patience(&path, Duration::from_secs(60));
                 found(&store);
                 let off = store.is_off();
                 drop(store);
-                let store = LeafStore::with_patience(&path, Duration::from_secs(20));
+                let store = LeafStore::with_patience(&path, Duration::from_secs(60));
                 if off {
                     fill(&store);
                     assert_eq!(
