@@ -214,7 +214,14 @@ impl<S: ObjectStore> ObjectStore for RetryStore<S> {
     }
 
     fn delete_many(&self, keys: &[Key]) -> StoreResult<()> {
-        self.run(|| self.inner.delete_many(keys))
+        if self.inner.requests_to_delete(keys.len()) < keys.len() as u64 {
+            return self.run(|| self.inner.delete_many(keys));
+        }
+        // Each key is a request of its own: one that is lost must not begin all of them anew.
+        match self.inner.delete_many(keys) {
+            Err(error) if error.is_retryable() => keys.iter().try_for_each(|key| self.delete(key)),
+            done => done,
+        }
     }
 
     fn requests_to_delete(&self, keys: usize) -> u64 {
