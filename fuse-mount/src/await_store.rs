@@ -26,6 +26,9 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often signals and the parent are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long one may be silent where the user would not wait.
+const FAIL_FAST: Duration = Duration::from_secs(5);
+
 /// How long a store may be silent before that is worth a word.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -77,6 +80,10 @@ pub(crate) fn open(settings: &Settings, reporter: &mut Reporter) -> Result<Arc<d
         }
         if !reporter.is_heard() {
             bail!("`mount` was ended while waiting for the store {}", settings.store.value);
+        }
+        if settings.fail_fast.value && began.elapsed() > FAIL_FAST {
+            let url = &settings.store.value;
+            bail!("the store {url} did not answer within {} s (fail-fast)", FAIL_FAST.as_secs());
         }
         let silent = said.is_none() && began.elapsed() > SILENCE;
         let due = said.is_some_and(|at| at.elapsed() > TELL_EVERY);

@@ -274,8 +274,13 @@ impl Engine {
     /// One volume.
     ///
     /// # Errors
-    /// There is none of that name, or the store fails.
+    /// There is none of that name, or the store fails. A volume that is open for writing here is
+    /// told of without the store.
     pub fn info(&self, name: &VolumeName) -> Result<VolumeInfo> {
+        // What is open here needs no store, which may be away just when one wants to know.
+        if let Some(open) = self.opened(name) {
+            return Ok(self.describe(&open.core.superblock.get()));
+        }
         Ok(self.describe(&self.catalog.find(name)?.get()))
     }
 

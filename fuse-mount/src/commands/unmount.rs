@@ -23,6 +23,7 @@ pub(super) fn run(settings: &Settings, mountpoint: &Path, end: End, output: Outp
     let shown = mountpoint.display().to_string();
     let path = mounts::absolute(mountpoint).with_context(|| format!("mountpoint {shown}"))?;
     let Some(client) = daemon_of(settings, &path, &shown)? else {
+        refuse_if_alive(&path, &shown)?;
         return clear(&path, &shown, output);
     };
     let pid = client.daemon().pid;
@@ -74,6 +75,19 @@ fn wait_for_exit(pid: i32) {
     if let Err(error) = poll(&mut ends, Some(&Timespec { tv_sec: EXIT_SECONDS, tv_nsec: 0 })) {
         log::debug!("waiting for process {pid}: {error}");
     }
+}
+
+/// A mount that answers though its daemon's socket is gone must not be taken for a dead one.
+fn refuse_if_alive(path: &Path, shown: &str) -> Result<()> {
+    let Ok(status) = std::fs::read(path.join(".lsvd/status.json")) else { return Ok(()) };
+    let status: Value = serde_json::from_slice(&status).unwrap_or_default();
+    let daemon = match status.get("pid").and_then(Value::as_u64) {
+        Some(pid) => format!("`kill {pid}` unmounts it in order"),
+        None => "send it SIGTERM".to_owned(),
+    };
+    bail!(
+        "{shown} answers, but the socket of its daemon is gone; was its cache directory removed? {daemon}"
+    )
 }
 
 /// Takes a mount away whose daemon was killed.
