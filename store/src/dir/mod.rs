@@ -4,7 +4,7 @@
 //!   <root>/volumes/alpha                   objects, complete and durable
 //!   <root>/data/<uuid>/o/0000000000000001
 //!   <root>/.tmp/gate                       lock: sessions begin and are cleaned up after
-//!   <root>/.tmp/replace.lock               lock: compare-and-replace, against delete
+//!   <root>/.tmp/replace.7.lock             lock of some objects: compare-and-replace, against delete
 //!   <root>/.tmp/3.live                     held locked while session 3 lives
 //!   <root>/.tmp/3.17                       a file that session 3 is writing
 //! ```

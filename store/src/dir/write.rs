@@ -16,14 +16,16 @@ use std::io::IoSlice;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::session::{Session, TempFile, private};
 use super::step_error::StepError;
 use super::{DirStore, failpoint};
 use crate::{Key, Version};
 
-/// The lock that keeps two replaces, or a replace and a delete, apart.
-const REPLACE_LOCK: &str = "replace.lock";
+/// Locks that keep two replaces, or a replace and a delete, of one object apart: so many share all
+/// objects. A process that is stopped while it holds one holds up only a few objects of others.
+const REPLACE_LOCKS: u64 = 64;
 
 /// Directories that this store has seen to be durable.
 ///
@@ -150,7 +152,7 @@ impl DirStore {
         self.failpoints.pass(failpoint::REPLACE_TEMP_WRITTEN)?;
         self.root.sync_file(&temp.file, &temp.name)?;
         self.failpoints.pass(failpoint::REPLACE_TEMP_SYNCED)?;
-        let _lock = self.lock_replace(FlockOperation::LockExclusive)?;
+        let _lock = self.lock_replace(key, FlockOperation::LockExclusive)?;
         let is_expected = Version::of_content(&self.read_whole(key)?) == *expected;
         if is_expected {
             self.root.rename(&temp.name, name)?;
@@ -169,7 +171,7 @@ impl DirStore {
         self.session(name)?;
         {
             // A replace that has compared must not bring the object back.
-            let _lock = self.lock_replace(FlockOperation::LockShared)?;
+            let _lock = self.lock_replace(key, FlockOperation::LockShared)?;
             self.root.remove(name)?;
             self.failpoints.pass(failpoint::DELETE_UNLINKED)?;
         }
@@ -185,8 +187,13 @@ impl DirStore {
         self.session.as_ref().map_err(refused)
     }
 
-    fn lock_replace(&self, how: FlockOperation) -> Result<rustix::fd::OwnedFd, StepError> {
-        self.root.lock(&private(REPLACE_LOCK), how)
+    fn lock_replace(
+        &self,
+        key: &Key,
+        how: FlockOperation,
+    ) -> Result<rustix::fd::OwnedFd, StepError> {
+        let number = xxh3_64(key.as_str().as_bytes()) % REPLACE_LOCKS;
+        self.root.lock(&private(&format!("replace.{number}.lock")), how)
     }
 
     fn discard(&self, temp: &TempFile) {
