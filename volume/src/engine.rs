@@ -165,6 +165,11 @@ impl Engine {
         self.store.group(&volume.to_string()).requests()
     }
 
+    /// Whether the store does not answer what an open volume asks of it.
+    pub fn waits_for_store(&self) -> bool {
+        self.writers.lock().values().any(|volume| volume.core.health.trouble().since_ms.is_some())
+    }
+
     /// How the read cache fares.
     pub fn cache_stats(&self) -> CacheStats {
         self.around.cache.stats()

@@ -5,7 +5,7 @@
 //! So the file system's knowledge is never behind what a command did.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lsvd_volume::{
     BLOCK_BYTES, Close, Engine, Error, FileAttrs, Result, SIZE_MAX, Volume, VolumeInfo, VolumeName,
@@ -18,6 +18,10 @@ use super::inode::Node;
 /// Least and most bytes by which a volume is grown ahead of a program that appends to it.
 const GROW_AHEAD: (u64, u64) = (16 << 20, 1 << 30);
 
+/// How long a store that did not answer is not asked for what is known already: each try may take
+/// half a minute, and `ls` makes one for each file.
+const AWAY_PAUSE: Duration = Duration::from_secs(60);
+
 /// How long the end of a mount waits for an operation on a volume to finish.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -26,12 +30,14 @@ pub(crate) struct Volumes {
     engine: Arc<Engine>,
     directory: Mutex<Directory>,
     read_only: bool,
+    /// When the store did not answer last.
+    away: Mutex<Option<Instant>>,
 }
 
 impl Volumes {
     /// The volumes of `engine`'s store.
     pub(crate) fn new(engine: Arc<Engine>, read_only: bool) -> Arc<Self> {
-        Arc::new(Self { engine, directory: Mutex::default(), read_only })
+        Arc::new(Self { engine, directory: Mutex::default(), read_only, away: Mutex::default() })
     }
 
     /// The engine.
@@ -76,6 +82,9 @@ impl Volumes {
             Known::Absent => return Err(Error::NoSuchVolume(name.to_string())),
             Known::Ask(before) => before,
         };
+        if let Some(node) = before.as_ref().filter(|_| self.is_away()) {
+            return Ok(Arc::clone(node));
+        }
         match self.info(name) {
             Ok(info) => Ok(self.directory.lock().absorb(name.clone(), &info, asked_at)),
             Err(error @ Error::NoSuchVolume(_)) => {
@@ -85,6 +94,7 @@ impl Volumes {
             Err(error) => match before {
                 // A store that does not answer must not take `ls` with it.
                 Some(node) if matches!(error, Error::Store(_)) => {
+                    self.went_away();
                     log::warn!("{name}: showing what was known before: {error}");
                     Ok(node)
                 }
@@ -103,6 +113,17 @@ impl Volumes {
         }
     }
 
+    /// Whether the store is not worth asking for what is known already: it just did not answer, or an
+    /// open volume waits for it.
+    fn is_away(&self) -> bool {
+        let silent = self.away.lock().is_some_and(|since| since.elapsed() < AWAY_PAUSE);
+        silent || self.engine.waits_for_store()
+    }
+
+    fn went_away(&self) {
+        *self.away.lock() = Some(Instant::now());
+    }
+
     /// All volumes; asks the store if the last listing is old.
     pub(crate) fn list_nodes(&self) -> Result<Vec<Arc<Node>>> {
         let asked_at = {
@@ -112,6 +133,10 @@ impl Volumes {
             }
             directory.changes()
         };
+        let known = self.known_nodes();
+        if !known.is_empty() && self.is_away() {
+            return Ok(known);
+        }
         match self.infos() {
             Ok(infos) => {
                 let named = infos
@@ -123,12 +148,12 @@ impl Volumes {
                 Ok(directory.nodes())
             }
             Err(error @ Error::Store(_)) => {
-                let nodes = self.known_nodes();
-                if nodes.is_empty() {
+                if known.is_empty() {
                     return Err(error);
                 }
+                self.went_away();
                 log::warn!("listing what was known before: {error}");
-                Ok(nodes)
+                Ok(known)
             }
             Err(error) => Err(error),
         }
