@@ -17,7 +17,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::history::{History, Promise, SECTOR, Tick};
@@ -32,7 +32,8 @@ const ACKED_MAX: u64 = 1500;
 
 fn campaign(kind: Kind, rounds: u64) {
     let lab = lab_on!(kind);
-    let mut drill = Drill::new(Rng::seed_of_the_day(), lab);
+    let pause = Duration::from_millis(if kind == Kind::Directory { 0 } else { 10 });
+    let mut drill = Drill::new(Rng::seed_of_the_day(), lab, pause);
     println!("takeover on {kind:?}: {rounds} rounds, seed {}", drill.seed);
     for round in 0..rounds {
         drill.round(round);
@@ -75,6 +76,9 @@ struct Holder {
 struct Drill {
     seed: u64,
     clock: Clock,
+    /// Of each thread after each request: a newcomer reads the headers of all objects up to the end
+    /// of the stream, which a writer of many small ones moves away from it on a slow server.
+    pause: Duration,
     history: History,
     /// Acknowledged before this: in the store for sure.
     drained: Tick,
@@ -108,12 +112,13 @@ fn print_log(lab: &Lab) {
 }
 
 impl Drill {
-    fn new(seed: u64, lab: Lab) -> Self {
+    fn new(seed: u64, lab: Lab, pause: Duration) -> Self {
         let mount = lab.mount(FLAGS);
         make_disk(&lab, &mount);
         Self {
             seed,
             clock: Clock::new(),
+            pause,
             history: History::new(SECTORS),
             drained: 0,
             holder: Some(Holder { mount, lab }),
@@ -126,10 +131,14 @@ impl Drill {
         *self.seen.entry(what.to_owned()).or_default() += 1;
     }
 
+    fn crew(&self, file: &Path, rng: &mut Rng) -> Crew {
+        Crew::start_paced(file, rng, &self.clock, self.pause)
+    }
+
     fn round(&mut self, round: u64) {
         let mut rng = Rng::new(self.seed ^ round.wrapping_mul(0x9e37_79b9));
         let first = self.holder.take().unwrap();
-        let mut first_crew = Some(Crew::start(&first.mount.file(VOLUME), &mut rng, &self.clock));
+        let mut first_crew = Some(self.crew(&first.mount.file(VOLUME), &mut rng));
         self.work(&mut rng, first_crew.as_ref().unwrap(), &first.lab);
         if rng.below(4) == 0 {
             self.history.extend(first_crew.take().unwrap().stop());
@@ -148,7 +157,7 @@ impl Drill {
         self.history.extend(first_crew.iter().flat_map(Crew::so_far));
         self.judge(round, &disk, Promise::Prefix { drained: self.drained });
 
-        let mut second_crew = Some(Crew::start(&file, &mut rng, &self.clock));
+        let mut second_crew = Some(self.crew(&file, &mut rng));
         // The first goes on before, while, or after the second writes.
         match rng.below(3) {
             0 => {
@@ -167,7 +176,7 @@ impl Drill {
             }
         }
         if first_crew.is_none() && rng.below(2) == 0 {
-            first_crew = Some(Crew::start(&first.mount.file(VOLUME), &mut rng, &self.clock));
+            first_crew = Some(self.crew(&first.mount.file(VOLUME), &mut rng));
         }
         if let Some(crew) = first_crew {
             self.see_it_fenced(&first, crew);
@@ -265,8 +274,7 @@ fn follow(kind: Kind) {
     let mut history = History::new(SECTORS);
     let mount = lab.mount(FLAGS);
     let path = make_disk(&lab, &mount);
-    // A follower reads the headers of all objects up to the end of the stream, which a writer of
-    // many small ones moves away from it on a server that is slow.
+    // See `Drill::pause`.
     let crew = Crew::start_paced(&path, &mut rng, &clock, Duration::from_millis(20));
     let mut drained = 0;
     for round in 0..5 * scale() {
