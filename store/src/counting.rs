@@ -176,7 +176,7 @@ impl Traffic {
 /// Says which group of objects a key, or the prefix of a listing, belongs to.
 pub type Grouping = fn(&str) -> Option<&str>;
 
-/// Counts what goes to `S`; see the [module](self).
+/// Counts what goes to `S`, in all and for each group of keys.
 #[derive(Debug)]
 pub struct CountingStore<S> {
     inner: S,
