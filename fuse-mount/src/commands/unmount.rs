@@ -81,7 +81,7 @@ fn wait_for_exit(pid: i32) {
 fn refuse_if_alive(path: &Path, shown: &str) -> Result<()> {
     let Ok(status) = std::fs::read(path.join(".lsvd/status.json")) else { return Ok(()) };
     let status: Value = serde_json::from_slice(&status).unwrap_or_default();
-    let daemon = match status.get("pid").and_then(Value::as_u64) {
+    let daemon = match status.pointer("/daemon/pid").and_then(Value::as_u64) {
         Some(pid) => format!("`kill {pid}` unmounts it in order"),
         None => "send it SIGTERM".to_owned(),
     };
