@@ -21,7 +21,7 @@ use common::history::{History, Kind, Op, Promise, SECTOR, Tick, stamp};
 use common::rng::Rng;
 use common::store::Kind as StoreKind;
 use common::workload::{Clock, Crew, FLAGS, SECTORS, read_disk};
-use common::{Lab, Mount, make_volume, scale};
+use common::{Lab, Mount, make_volume, scale, tell_after_a_panic};
 
 /// Rounds at `LSVD_TEST_SCALE=1`, chosen to stay well below a minute and a half.
 const ROUNDS: u64 = 40;
@@ -107,12 +107,7 @@ struct Campaign {
 
 impl Drop for Campaign {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("LSVD_TEST_SEED={} repeats this campaign", self.seed);
-            let said = self.lab.daemon_log();
-            let newest: Vec<&str> = said.lines().rev().take(40).collect();
-            eprintln!("what the daemons said, newest first:\n{}", newest.join("\n"));
-        }
+        tell_after_a_panic(self.seed, &self.lab);
     }
 }
 

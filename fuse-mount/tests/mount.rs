@@ -103,6 +103,19 @@ fn kill_9_leaves_a_mount_that_unmount_clears() {
 }
 
 #[test]
+fn an_unmount_without_a_socket_does_not_take_a_living_mount_for_dead() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    fs::remove_dir_all(lab.cache_dir()).unwrap();
+    let ran = lab.run(&["unmount", mount.path().to_str().unwrap()]);
+    ran.failure(1, &["socket of its daemon is gone", &format!("kill {}", mount.pid())]);
+    assert!(is_mounted(mount.path()));
+    mount.signal(libc::SIGTERM);
+    mount.wait_for_end();
+}
+
+#[test]
 fn a_busy_unmount_names_processes_and_leaves_the_mount() {
     need_mount!();
     let lab = Lab::new();

@@ -22,7 +22,7 @@ use common::rng::Rng;
 use common::servers::Server;
 use common::store::{Kind, Store};
 use common::workload::{Clock, Crew, FLAGS, SECTORS, read_disk};
-use common::{Lab, Mount, make_volume, scale};
+use common::{Lab, Mount, make_volume, scale, tell_after_a_panic};
 
 const VOLUME: &str = "v.img";
 /// Requests acknowledged before something fails, while it fails, and afterwards, at most.
@@ -56,12 +56,7 @@ struct Campaign {
 
 impl Drop for Campaign {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("LSVD_TEST_SEED={} repeats the choices of this campaign", self.seed);
-            let said = self.lab.daemon_log();
-            let newest: Vec<&str> = said.lines().rev().take(40).collect();
-            eprintln!("what the daemons said, newest first:\n{}", newest.join("\n"));
-        }
+        tell_after_a_panic(self.seed, &self.lab);
     }
 }
 

@@ -500,6 +500,16 @@ fn fresh_directory() -> tempfile::TempDir {
     dir
 }
 
+/// At the end of a campaign that failed: how to repeat its choices, and what its daemons said.
+pub fn tell_after_a_panic(seed: u64, lab: &Lab) {
+    if std::thread::panicking() {
+        eprintln!("LSVD_TEST_SEED={seed} repeats the choices of this campaign");
+        let said = lab.daemon_log();
+        let newest: Vec<&str> = said.lines().rev().take(40).collect();
+        eprintln!("what the daemons said, newest first:\n{}", newest.join("\n"));
+    }
+}
+
 /// Whether something of ours is mounted there.
 pub fn is_mounted(mountpoint: &Path) -> bool {
     mount_device(mountpoint).is_some()
