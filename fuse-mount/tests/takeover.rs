@@ -18,7 +18,6 @@ mod common;
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use common::history::{History, Promise, SECTOR, Tick};
 use common::rng::Rng;
@@ -32,8 +31,7 @@ const ACKED_MAX: u64 = 1500;
 
 fn campaign(kind: Kind, rounds: u64) {
     let lab = lab_on!(kind);
-    let pause = Duration::from_millis(if kind == Kind::Directory { 0 } else { 10 });
-    let mut drill = Drill::new(Rng::seed_of_the_day(), lab, pause);
+    let mut drill = Drill::new(Rng::seed_of_the_day(), lab);
     println!("takeover on {kind:?}: {rounds} rounds, seed {}", drill.seed);
     for round in 0..rounds {
         drill.round(round);
@@ -76,9 +74,6 @@ struct Holder {
 struct Drill {
     seed: u64,
     clock: Clock,
-    /// Of each thread after each request: a newcomer reads the headers of all objects up to the end
-    /// of the stream, which a writer of many small ones moves away from it on a slow server.
-    pause: Duration,
     history: History,
     /// Acknowledged before this: in the store for sure.
     drained: Tick,
@@ -112,13 +107,12 @@ fn print_log(lab: &Lab) {
 }
 
 impl Drill {
-    fn new(seed: u64, lab: Lab, pause: Duration) -> Self {
+    fn new(seed: u64, lab: Lab) -> Self {
         let mount = lab.mount(FLAGS);
         make_disk(&lab, &mount);
         Self {
             seed,
             clock: Clock::new(),
-            pause,
             history: History::new(SECTORS),
             drained: 0,
             holder: Some(Holder { mount, lab }),
@@ -132,7 +126,7 @@ impl Drill {
     }
 
     fn crew(&self, file: &Path, rng: &mut Rng) -> Crew {
-        Crew::start_paced(file, rng, &self.clock, self.pause)
+        Crew::start(file, rng, &self.clock)
     }
 
     fn round(&mut self, round: u64) {
@@ -239,10 +233,8 @@ impl Drill {
     /// The deposed host says so to everybody who writes, in its status and in its log.
     fn see_it_fenced(&mut self, first: &Holder, crew: Crew) {
         let (_, errors) = crew.bury();
-        // A request that waits inside while the volume is lost may get the kernel's general error.
-        let numbers: Vec<_> = errors.iter().filter_map(std::io::Error::raw_os_error).collect();
-        let known = |number: &i32| [libc::ESTALE, libc::EIO].contains(number);
-        assert!(numbers.contains(&libc::ESTALE) && numbers.iter().all(known), "{errors:?}");
+        let stale = |error: &std::io::Error| error.raw_os_error() == Some(libc::ESTALE);
+        assert!(errors.iter().all(stale), "{errors:?}");
         let status = first.mount.status();
         let stats = &status["volumes"][0]["stats"];
         assert_eq!(stats["state"], "fenced", "{stats:#}");
@@ -274,8 +266,7 @@ fn follow(kind: Kind) {
     let mut history = History::new(SECTORS);
     let mount = lab.mount(FLAGS);
     let path = make_disk(&lab, &mount);
-    // See `Drill::pause`.
-    let crew = Crew::start_paced(&path, &mut rng, &clock, Duration::from_millis(20));
+    let crew = Crew::start(&path, &mut rng, &clock);
     let mut drained = 0;
     for round in 0..5 * scale() {
         crew.wait_for_acked(crew.acked() + rng.below(ACKED_MAX));

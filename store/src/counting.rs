@@ -9,8 +9,9 @@
 //! ```
 //! It belongs right above a backend and below whatever tries again. One call counts as one request,
 //! except that deleting many objects is as many as the backend says
-//! ([`ObjectStore::requests_to_delete`]). So for S3 the figures are what is billed, but for rare
-//! answers that take a second look; RADOS, whose index is not counted, does more.
+//! ([`ObjectStore::requests_to_delete`]); what a backend counts of its own, for rare answers that
+//! take a second look ([`ObjectStore::further_requests`]), is in the sum of all, and in no group. So
+//! for S3 the figures are what is billed; RADOS, whose index is not counted, does more.
 //!
 //! An answer that says no (there is no such object, there is one already) is not an error: those
 //! are the requests that the store failed or refused.
@@ -22,7 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::{ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version};
+use crate::{
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version,
+};
 
 /// What one kind of operation cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -73,7 +76,7 @@ pub struct Requests {
     pub replace: OpTraffic,
     /// [`ObjectStore::get`].
     pub get: OpTraffic,
-    /// [`ObjectStore::get_range`].
+    /// [`ObjectStore::get_range`] and [`ObjectStore::get_front`].
     pub get_range: OpTraffic,
     /// [`ObjectStore::head`].
     pub head: OpTraffic,
@@ -104,15 +107,24 @@ impl Requests {
 
     /// What came after `earlier`.
     pub fn since(&self, earlier: &Self) -> Self {
+        self.zip(earlier, |now, then| now - then)
+    }
+
+    /// Both together.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        self.zip(other, |one, other| one + other)
+    }
+
+    fn zip(&self, other: &Self, with: impl Fn(OpTraffic, OpTraffic) -> OpTraffic) -> Self {
         Self {
-            create: self.create - earlier.create,
-            replace: self.replace - earlier.replace,
-            get: self.get - earlier.get,
-            get_range: self.get_range - earlier.get_range,
-            head: self.head - earlier.head,
-            list: self.list - earlier.list,
-            delete: self.delete - earlier.delete,
-            delete_many: self.delete_many - earlier.delete_many,
+            create: with(self.create, other.create),
+            replace: with(self.replace, other.replace),
+            get: with(self.get, other.get),
+            get_range: with(self.get_range, other.get_range),
+            head: with(self.head, other.head),
+            list: with(self.list, other.list),
+            delete: with(self.delete, other.delete),
+            delete_many: with(self.delete_many, other.delete_many),
         }
     }
 }
@@ -158,6 +170,22 @@ pub struct Traffic {
 }
 
 impl Traffic {
+    /// Counts a write, successful or not, that a store made on its own account.
+    pub(crate) fn note_replace(&self, bytes_up: u64, failed: bool) {
+        let errors = u64::from(failed);
+        self.replace.add(OpTraffic { requests: 1, errors, bytes_up, bytes_down: 0 });
+    }
+
+    /// Counts a look at an object that a store made on its own account.
+    pub(crate) fn note_head(&self) {
+        self.head.add(OpTraffic { requests: 1, ..OpTraffic::default() });
+    }
+
+    /// Counts a page of a listing that a store asked for on its own account.
+    pub(crate) fn note_list(&self) {
+        self.list.add(OpTraffic { requests: 1, ..OpTraffic::default() });
+    }
+
     /// The counters at this moment.
     pub fn requests(&self) -> Requests {
         Requests {
@@ -198,7 +226,7 @@ impl<S: ObjectStore> CountingStore<S> {
 
     /// All requests so far.
     pub fn requests(&self) -> Requests {
-        self.all.requests()
+        self.all.requests().plus(&self.inner.further_requests())
     }
 
     /// The counters of one group.
@@ -272,6 +300,11 @@ impl<S: ObjectStore> ObjectStore for CountingStore<S> {
         self.run(key.as_str(), |t| &t.get_range, 1, 0, |s| s.get_range(key, range), down)
     }
 
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        let down = |front: &Front| front.bytes.len() as u64;
+        self.run(key.as_str(), |t| &t.get_range, 1, 0, |s| s.get_front(key, limit), down)
+    }
+
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {
         self.run(key.as_str(), |t| &t.head, 1, 0, |s| s.head(key), nothing)
     }
@@ -294,6 +327,10 @@ impl<S: ObjectStore> ObjectStore for CountingStore<S> {
 
     fn requests_to_delete(&self, keys: usize) -> u64 {
         self.inner.requests_to_delete(keys)
+    }
+
+    fn further_requests(&self) -> Requests {
+        self.inner.further_requests()
     }
 }
 

@@ -25,6 +25,7 @@ mod key;
 pub mod mem;
 mod object_store;
 mod options;
+pub mod parallel;
 mod parts;
 #[cfg(feature = "rados")]
 pub mod rados;
@@ -38,7 +39,7 @@ pub use error::{Source, StoreError, StoreResult};
 pub use faulty::{Fault, FaultPlan, FaultyStore, Gate, Odds, Op, OpCount, Point, Rule};
 pub use key::{BadKey, Key};
 pub use mem::MemStore;
-pub use object_store::{ByteRange, ListPage, ObjectMeta, ObjectStore, Version};
+pub use object_store::{ByteRange, Front, ListPage, ObjectMeta, ObjectStore, Version};
 pub use options::{RadosOptions, S3Options, StoreOptions, Timeouts};
 #[cfg(feature = "rados")]
 pub use rados::RadosStore;

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use crate::parts::joined;
-use crate::{ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version};
+use crate::{
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version,
+};
 
 const URL: &str = "mem:";
 
@@ -72,6 +74,12 @@ impl ObjectStore for MemStore {
             Some(bytes) => Ok(bytes.to_vec()),
             None => Err(StoreError::out_of_range(URL, key, object.len() as u64, range)),
         }
+    }
+
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        let object = self.object(key)?;
+        let bytes = object.iter().copied().take(limit as usize).collect();
+        Ok(Front { bytes, size: object.len() as u64 })
     }
 
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use crate::{Key, StoreResult};
+use crate::{Key, Requests, StoreResult};
 
 /// A half-open range of bytes of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,15 @@ pub struct ObjectMeta {
     pub size: u64,
 }
 
+/// How an object begins, and how long it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Front {
+    /// Its first bytes.
+    pub bytes: Vec<u8>,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
 /// One page of a listing, in ascending byte order of the keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListPage {
@@ -111,6 +120,13 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// `OutOfRange` if the object ends before `range` does.
     fn get_range(&self, key: &Key, range: ByteRange) -> StoreResult<Vec<u8>>;
 
+    /// The first `limit` bytes of the object, or all of a shorter one, and its size.
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        let size = self.head(key)?.size;
+        let range = ByteRange { start: 0, end: limit.min(size) };
+        Ok(Front { bytes: self.get_range(key, range)?, size })
+    }
+
     /// Size of the object, without its content.
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta>;
 
@@ -131,6 +147,12 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     /// How many requests [`ObjectStore::delete_many`] makes for so many keys.
     fn requests_to_delete(&self, keys: usize) -> u64 {
         keys as u64
+    }
+
+    /// The requests made so far beyond one for each call (and those of
+    /// [`ObjectStore::requests_to_delete`]), where the store counts them.
+    fn further_requests(&self) -> Requests {
+        Requests::default()
     }
 }
 
@@ -160,6 +182,10 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
         (**self).get_range(key, range)
     }
 
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        (**self).get_front(key, limit)
+    }
+
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {
         (**self).head(key)
     }
@@ -178,5 +204,9 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
 
     fn requests_to_delete(&self, keys: usize) -> u64 {
         (**self).requests_to_delete(keys)
+    }
+
+    fn further_requests(&self) -> Requests {
+        (**self).further_requests()
     }
 }

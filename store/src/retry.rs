@@ -22,7 +22,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::{ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreResult, Version};
+use crate::{
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, Requests, StoreResult, Version,
+};
 
 /// How often and how long to try.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,6 +203,10 @@ impl<S: ObjectStore> ObjectStore for RetryStore<S> {
         self.run(|| self.inner.get_range(key, range))
     }
 
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        self.run(|| self.inner.get_front(key, limit))
+    }
+
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {
         self.run(|| self.inner.head(key))
     }
@@ -226,5 +232,9 @@ impl<S: ObjectStore> ObjectStore for RetryStore<S> {
 
     fn requests_to_delete(&self, keys: usize) -> u64 {
         self.inner.requests_to_delete(keys)
+    }
+
+    fn further_requests(&self) -> Requests {
+        self.inner.further_requests()
     }
 }

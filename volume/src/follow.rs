@@ -184,10 +184,8 @@ fn roll(core: &Core, mut state: StreamState, now: &Superblock) -> Result<(Stream
         return enter(core, now);
     }
     let before = state.next;
-    while let Some(header) = core.uploads.header(state.next)? {
-        state.apply(&core.uploads, &header)?;
-    }
-    if state.next <= now.committed {
+    state.advance(&core.uploads)?;
+    if state.at_end && state.next <= now.committed {
         // Collected, or lost: entering at the checkpoint tells.
         return enter(core, now);
     }

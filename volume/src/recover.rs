@@ -23,12 +23,29 @@ use crate::units::{Epoch, Extent, LogSeq, ObjectSeq};
 /// How many later objects are looked at to tell a gap from the end.
 const WITNESSES: usize = 64;
 
+/// Objects that are looked for one by one, before a listing is asked how many there are.
+const FEW: usize = 8;
+
+/// Names asked for with one listing.
+const LIST_PAGE: usize = 1000;
+
+/// Headers that are read before they are taken in.
+const READ_AHEAD: usize = 64;
+
+/// Objects that are read beyond those of the listing. A writer at full speed adds more of them
+/// meanwhile, for ever.
+const BEYOND_MAX: usize = 64;
+
 /// A stream as far as it is known.
 #[derive(Debug)]
 pub(crate) struct StreamState {
     pub(crate) maps: Maps,
-    /// The first number that is missing.
+    /// The number after the last one read.
     pub(crate) next: ObjectSeq,
+    /// Whether `next` was looked for last, and was missing.
+    pub(crate) at_end: bool,
+    /// The highest number known to be committed from elsewhere.
+    known_committed: ObjectSeq,
     /// The epoch of the newest fence; zero if there is none.
     pub(crate) epoch: Epoch,
     /// All fences, oldest first.
@@ -46,8 +63,9 @@ pub(crate) struct StreamState {
 }
 
 impl StreamState {
-    /// Reads the stream from the superblock's checkpoint to its end. `committed` is the
-    /// highest number known committed from elsewhere: a gap up to it is damage.
+    /// Reads the stream from the superblock's checkpoint to its end, or as far as
+    /// [`Self::catch_up`] gets. `committed` is the highest number known committed from elsewhere: a
+    /// gap up to it is damage.
     pub(crate) fn read(
         stream: &Stream,
         superblock: &Superblock,
@@ -55,12 +73,72 @@ impl StreamState {
         leaves: &LeafStore,
     ) -> Result<Self> {
         let mut state = Self::enter(stream, superblock, leaves)?;
-        let committed = committed.max(superblock.committed);
-        while let Some(header) = stream.header(state.next)? {
-            state.apply(stream, &header)?;
-        }
-        state.prove_end(stream, committed)?;
+        state.known_committed = committed.max(superblock.committed);
+        state.catch_up(stream)?;
         Ok(state)
+    }
+
+    /// Takes in what was there when it was called, and a part of what comes meanwhile; and makes
+    /// sure that what it ends at is no hole. `false` if the end moves away faster than it is
+    /// followed.
+    pub(crate) fn catch_up(&mut self, stream: &Stream) -> Result<bool> {
+        self.advance(stream)?;
+        let caught = self.at_end;
+        if caught {
+            self.prove_end(stream)?;
+        }
+        Ok(caught)
+    }
+
+    /// As [`Self::catch_up`], but a hole may be taken for the end.
+    pub(crate) fn advance(&mut self, stream: &Stream) -> Result<()> {
+        self.at_end = false;
+        self.roll(stream, FEW)?;
+        if self.at_end {
+            return Ok(());
+        }
+        for some in self.listed(stream)?.chunks(READ_AHEAD) {
+            for header in stream.headers(some)? {
+                // Missing again: it was collected.
+                let Some(header) = header else { return self.roll(stream, BEYOND_MAX) };
+                self.apply(stream, &header)?;
+            }
+        }
+        self.roll(stream, BEYOND_MAX)
+    }
+
+    /// Takes in the next `max` objects, or all there are.
+    fn roll(&mut self, stream: &Stream, max: usize) -> Result<()> {
+        for _ in 0..max {
+            let Some(header) = stream.header(self.next)? else {
+                self.at_end = true;
+                return Ok(());
+            };
+            self.apply(stream, &header)?;
+        }
+        Ok(())
+    }
+
+    /// The numbers from `next` on, without a gap, as a listing shows them.
+    fn listed(&self, stream: &Stream) -> Result<Vec<ObjectSeq>> {
+        let mut found: Vec<ObjectSeq> = Vec::new();
+        loop {
+            let last = found.last().copied().unwrap_or(self.committed());
+            let page = stream.listed_after(last, LIST_PAGE)?;
+            let from = found.len();
+            found.extend(page.seqs);
+            let mut expected = last.next();
+            let sound = found.iter().skip(from).take_while(|seq| {
+                let is_next = **seq == expected;
+                expected = expected.next();
+                is_next
+            });
+            let sound = from + sound.count();
+            if sound < found.len() || sound == from || !page.more {
+                found.truncate(sound);
+                return Ok(found);
+            }
+        }
     }
 
     /// The state at the checkpoint that the superblock names.
@@ -69,6 +147,8 @@ impl StreamState {
         let mut state = Self {
             maps: Maps::new(size),
             next: ObjectSeq::new(1),
+            at_end: false,
+            known_committed: ObjectSeq::ZERO,
             epoch: Epoch::ZERO,
             fences: Vec::new(),
             log_seq: LogSeq::ZERO,
@@ -106,6 +186,7 @@ impl StreamState {
             return Err(Error::damaged(stream.describe(stamp.seq), detail));
         }
         self.next = stamp.seq.next();
+        self.at_end = false;
         self.rolled += 1;
         if stamp.epoch < self.epoch {
             // A deposed writer's: void, wherever it is.
@@ -154,26 +235,35 @@ impl StreamState {
     }
 
     /// Makes sure that `next` is the stream's end and not a hole in it.
-    fn prove_end(&self, stream: &Stream, committed: ObjectSeq) -> Result<()> {
-        let lost = |witness: String| {
-            let detail = format!(
-                "it is missing, but {witness}: part of the volume's history is lost. Restore the \
-                 object; nothing was changed"
-            );
-            Err(Error::damaged(stream.describe(self.next), detail))
-        };
-        if self.next <= committed {
-            return lost(format!("number {committed} is known to be committed"));
+    fn prove_end(&mut self, stream: &Stream) -> Result<()> {
+        let Some(witness) = self.witness(stream)? else { return Ok(()) };
+        // It may have come after it was looked for, and what tells of it after that.
+        if stream.exists(self.next)? {
+            self.at_end = false;
+            return Ok(());
         }
-        for later in stream.listed_after(self.next, WITNESSES)? {
+        let detail = format!(
+            "it is missing, but {witness}: part of the volume's history is lost. Restore the \
+             object; nothing was changed"
+        );
+        Err(Error::damaged(stream.describe(self.next), detail))
+    }
+
+    /// What tells that there was an object `next`, if anything does.
+    fn witness(&self, stream: &Stream) -> Result<Option<String>> {
+        let committed = self.known_committed;
+        if self.next <= committed {
+            return Ok(Some(format!("number {committed} is known to be committed")));
+        }
+        for later in stream.listed_after(self.next, WITNESSES)?.seqs {
             let Some((common, _)) = stream.peek(later)? else { continue };
             let stamp = common.stamp;
             let outside = later.since(self.next) >= u64::from(stamp.window);
             if stamp.committed >= self.next || outside {
-                return lost(format!("object {:016x} was written after it", later.get()));
+                return Ok(Some(format!("object {:016x} was written after it", later.get())));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The highest number that counts as committed.
@@ -287,11 +377,8 @@ pub(crate) struct Takeover<'a> {
     pub(crate) announce: &'a dyn Fn(Epoch) -> Result<()>,
 }
 
-/// Each time that so many tries were lost to a writer at full speed it is asked to stop.
+/// When so many tries were lost to a writer at full speed it is asked to stop.
 const LOST_MAX: u32 = 8;
-
-/// Objects that are read at most between two tries.
-const CATCH_UP_MAX: u32 = 64;
 
 impl Takeover<'_> {
     /// Creates the fence at the first missing number. What is found there meanwhile is taken
@@ -306,40 +393,43 @@ impl Takeover<'_> {
         changed: impl Fn(&StreamState) -> Result<()>,
     ) -> Result<Won> {
         let mut lost: u32 = 0;
+        let mut announced = None;
         loop {
-            if lost > 0 && lost.is_multiple_of(LOST_MAX) {
-                (self.announce)(state.epoch.next())?;
+            let epoch = state.epoch.next();
+            if lost >= LOST_MAX && announced != Some(epoch) {
+                (self.announce)(epoch)?;
+                announced = Some(epoch);
             }
-            let mut stamp = (self.stamp)(state.next, state.epoch.next(), state);
-            stamp.nonce = nonce;
-            let fence = FenceHeader { stamp, host: self.host.clone() };
-            let bytes = fence.encode().map_err(|e| e.of(self.stream.describe(stamp.seq)))?;
-            (self.step)("open.fence")?;
-            let created = self.create(&stamp, &bytes)?;
-            (self.step)("open.fenced")?;
-            match created {
-                Created::Ours => {
-                    let fresh = state.fences.is_empty() || state.clean;
-                    let window = state.window;
-                    state.apply(self.stream, &ObjectHeader::Fence(fence.clone()))?;
-                    if !fresh {
-                        self.fill(window, state)?;
-                    }
-                    return Ok(Won { fence: fence.id(), next: state.next });
-                }
-                Created::Theirs(header) => {
-                    state.apply(self.stream, &header)?;
-                    // On to the end before the next try: one at every number would cost more than
-                    // the writer needs for it, and never get there.
-                    for _ in 0..CATCH_UP_MAX {
-                        let Some(header) = self.stream.header(state.next)? else { break };
-                        state.apply(self.stream, &header)?;
-                    }
-                    changed(state)?;
-                    lost += 1;
-                }
+            if state.at_end
+                && let Some(won) = self.try_fence(nonce, state)?
+            {
+                return Ok(won);
             }
+            lost = lost.saturating_add(if state.catch_up(self.stream)? { 1 } else { LOST_MAX });
+            changed(state)?;
         }
+    }
+
+    /// One try; `None` if the number was taken meanwhile.
+    fn try_fence(&self, nonce: Nonce, state: &mut StreamState) -> Result<Option<Won>> {
+        let mut stamp = (self.stamp)(state.next, state.epoch.next(), state);
+        stamp.nonce = nonce;
+        let fence = FenceHeader { stamp, host: self.host.clone() };
+        let bytes = fence.encode().map_err(|e| e.of(self.stream.describe(stamp.seq)))?;
+        (self.step)("open.fence")?;
+        let created = self.create(&stamp, &bytes)?;
+        (self.step)("open.fenced")?;
+        if let Created::Theirs(header) = created {
+            state.apply(self.stream, &header)?;
+            return Ok(None);
+        }
+        let fresh = state.fences.is_empty() || state.clean;
+        let window = state.window;
+        state.apply(self.stream, &ObjectHeader::Fence(fence.clone()))?;
+        if !fresh {
+            self.fill(window, state)?;
+        }
+        Ok(Some(Won { fence: fence.id(), next: state.next }))
     }
 
     /// Occupies the numbers at which uploads of the writer before may still arrive.

@@ -6,7 +6,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use lsvd_store::{ByteRange, ObjectStore, StoreError};
+use lsvd_store::{ByteRange, Front, ObjectStore, StoreError, parallel};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
@@ -25,6 +25,14 @@ pub(crate) enum Created {
     Ours,
     /// The number holds somebody else's object.
     Theirs(Box<ObjectHeader>),
+}
+
+/// A page of a listing.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) seqs: Vec<ObjectSeq>,
+    /// Whether there are further pages.
+    pub(crate) more: bool,
 }
 
 /// See the module.
@@ -92,15 +100,12 @@ impl Stream {
     /// Damaged, of a newer version, or the store fails.
     pub(crate) fn peek(&self, seq: ObjectSeq) -> Result<Option<(CommonHeader, Vec<u8>)>> {
         let what = || self.describe(seq);
-        let size = match self.store.head(&keys::object(self.volume, seq)?) {
-            Ok(meta) => meta.size,
-            Err(e) if e.is_not_found() => return Ok(None),
-            Err(e) => return Err(e.into()),
+        let Some(Front { bytes, size }) = self.front(seq, HEADER_GUESS_BYTES)? else {
+            return Ok(None);
         };
         if size < COMMON_BYTES as u64 {
             return Err(FormatError::Truncated.of(what()));
         }
-        let bytes = self.read_front(seq, HEADER_GUESS_BYTES.min(size))?;
         let common = peek(&bytes).map_err(|e| e.of(what()))?;
         if common.object_len() != size {
             let detail = format!("it is {size} of {} bytes", common.object_len());
@@ -119,15 +124,18 @@ impl Stream {
     pub(crate) fn header(&self, seq: ObjectSeq) -> Result<Option<ObjectHeader>> {
         let Some((common, mut bytes)) = self.peek(seq)? else { return Ok(None) };
         if common.header_len as usize > bytes.len() {
-            bytes = self.read_front(seq, common.header_len.into())?;
+            let Some(longer) = self.front(seq, common.header_len.into())? else { return Ok(None) };
+            bytes = longer.bytes;
         }
         ObjectHeader::decode(&bytes).map(Some).map_err(|e| e.of(self.describe(seq)))
     }
 
-    fn read_front(&self, seq: ObjectSeq, len: u64) -> Result<Vec<u8>> {
-        let range = ByteRange::new(0, len)
-            .ok_or_else(|| Error::damaged(self.describe(seq), "its header is too long"))?;
-        self.read(seq, range)
+    fn front(&self, seq: ObjectSeq, limit: u64) -> Result<Option<Front>> {
+        match self.store.get_front(&keys::object(self.volume, seq)?, limit) {
+            Ok(front) => Ok(Some(front)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// The bytes of object `seq` in `range`.
@@ -144,12 +152,20 @@ impl Stream {
         }
     }
 
-    /// Numbers above `after` that a listing shows, a few of them. A hint, never a proof.
-    pub(crate) fn listed_after(&self, after: ObjectSeq, limit: usize) -> Result<Vec<ObjectSeq>> {
+    /// The headers of several objects, read at the same time; `None` for those that are missing.
+    ///
+    /// # Errors
+    /// One of those of [`Self::header`].
+    pub(crate) fn headers(&self, seqs: &[ObjectSeq]) -> Result<Vec<Option<ObjectHeader>>> {
+        parallel::map(seqs, |seq| self.header(*seq))
+    }
+
+    /// Numbers above `after` that a listing shows, a page of them. A hint, never a proof.
+    pub(crate) fn listed_after(&self, after: ObjectSeq, limit: usize) -> Result<Listed> {
         let prefix = keys::stream_prefix(self.volume);
         let after = keys::object(self.volume, after)?;
         let page = self.store.list(&prefix, Some(&after), limit)?;
         let seqs = page.objects.iter().filter_map(|o| keys::parse_object(self.volume, &o.key));
-        Ok(seqs.collect())
+        Ok(Listed { seqs: seqs.collect(), more: page.truncated })
     }
 }

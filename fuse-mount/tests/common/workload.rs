@@ -10,7 +10,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use super::history::{Kind, Op, SECTOR, Tick, stamp};
 use super::rng::Rng;
@@ -61,11 +60,6 @@ pub struct Crew {
 impl Crew {
     /// Sends threads to the disk at `path`, half of them with O_DIRECT, as fast as it goes.
     pub fn start(path: &Path, rng: &mut Rng, clock: &Clock) -> Self {
-        Self::start_paced(path, rng, clock, Duration::ZERO)
-    }
-
-    /// As [`Crew::start`], with a pause of each thread after each request.
-    pub fn start_paced(path: &Path, rng: &mut Rng, clock: &Clock, pause: Duration) -> Self {
         let (acked, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
         let deeds: Vec<Deeds> = (0..THREADS).map(|_| Deeds::default()).collect();
         let start = |(n, deeds): (usize, &Deeds)| {
@@ -76,7 +70,6 @@ impl Crew {
                 deeds: deeds.clone(),
                 acked: acked.clone(),
                 stop: stop.clone(),
-                pause,
             };
             std::thread::spawn(move || worker.run())
         };
@@ -154,7 +147,6 @@ struct Worker {
     deeds: Deeds,
     acked: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
-    pause: Duration,
 }
 
 impl Worker {
@@ -173,7 +165,6 @@ impl Worker {
             let now = self.clock.tick();
             self.deeds.lock().unwrap().last_mut().unwrap().acked = Some(now);
             self.acked.fetch_add(1, Ordering::SeqCst);
-            std::thread::sleep(self.pause);
         }
         None
     }

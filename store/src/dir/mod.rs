@@ -40,7 +40,9 @@ use rustix::io::Errno;
 
 pub use failpoint::{FAILPOINTS, FailpointHook};
 
-use crate::{ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version};
+use crate::{
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version,
+};
 use failpoint::Failpoints;
 use root::Root;
 use session::Session;
@@ -185,6 +187,13 @@ impl ObjectStore for DirStore {
             return Err(StoreError::out_of_range(&self.url, key, size, range));
         }
         self.on_object("read", key, || self.read(&file, key, range.start(), range.len()))
+    }
+
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        self.on_object("read", key, || {
+            let (file, size) = self.open_object(key)?;
+            Ok(Front { bytes: self.read(&file, key, 0, limit.min(size))?, size })
+        })
     }
 
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {

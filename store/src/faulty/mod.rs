@@ -29,7 +29,9 @@ use parking_lot::{Mutex, RwLock};
 pub use gate::{Gate, Point};
 pub use plan::{Fault, FaultPlan, Odds, Op, Rule};
 
-use crate::{ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version};
+use crate::{
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version,
+};
 use gate::Gates;
 use plan::Decider;
 
@@ -271,6 +273,11 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     fn get_range(&self, key: &Key, range: ByteRange) -> StoreResult<Vec<u8>> {
         let effect = |inner: &S| inner.get_range(key, range);
         self.run(Op::GetRange, key.as_str(), never, effect, |body| body.len() as u64)
+    }
+
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        let effect = |inner: &S| inner.get_front(key, limit);
+        self.run(Op::GetRange, key.as_str(), never, effect, |front| front.bytes.len() as u64)
     }
 
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {

@@ -13,7 +13,7 @@ pub enum Op {
     Replace,
     /// [`crate::ObjectStore::get`]
     Get,
-    /// [`crate::ObjectStore::get_range`]
+    /// [`crate::ObjectStore::get_range`] and [`crate::ObjectStore::get_front`]
     GetRange,
     /// [`crate::ObjectStore::head`]
     Head,

@@ -36,7 +36,6 @@ mod failure;
 mod index;
 mod link;
 mod names;
-mod parallel;
 mod target;
 mod walk;
 
@@ -49,8 +48,8 @@ use uuid::Uuid;
 
 use crate::parts::joined;
 use crate::{
-    ByteRange, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreOptions, StoreResult,
-    Version,
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreOptions,
+    StoreResult, Version, parallel,
 };
 use cluster::{Connection, WriteOp};
 use failure::{Failure, Step};
@@ -326,6 +325,17 @@ impl ObjectStore for RadosStore {
             return Err(failed(self.link.failed(Step::Object, Errno::IO)));
         }
         Ok(read.bytes)
+    }
+
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        let failed = |failure| self.error("read", key, failure);
+        let len = usize::try_from(limit).unwrap_or(OBJECT_BYTES_MAX).min(OBJECT_BYTES_MAX);
+        let read = self.on_object(key, |connection, name| connection.read(name, 0, len));
+        let read = read.map_err(failed)?;
+        if read.bytes.len() as u64 != limit.min(read.size) {
+            return Err(failed(self.link.failed(Step::Object, Errno::IO)));
+        }
+        Ok(Front { bytes: read.bytes, size: read.size })
     }
 
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {

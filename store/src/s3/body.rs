@@ -81,14 +81,45 @@ pub(super) async fn read_range(
         None if range.start() == 0 && length(&answer)?.is_some_and(|len| len < range.len()) => {
             Ok(Ranged::PastEnd(length(&answer)?))
         }
-        _ => Err(Failure::Wrong(format!(
-            "asked for the bytes {}..{}, the server sends something else ({}); it or a proxy on \
-             the way does not know ranges",
-            range.start(),
-            range.end(),
-            answer.content_range.as_deref().unwrap_or("the whole object")
-        ))),
+        _ => Err(something_else(&answer, range)),
     }
+}
+
+fn something_else(answer: &GetObjectOutput, range: ByteRange) -> Failure {
+    Failure::Wrong(format!(
+        "asked for the bytes {}..{}, the server sends something else ({}); it or a proxy on the \
+         way does not know ranges",
+        range.start(),
+        range.end(),
+        answer.content_range.as_deref().unwrap_or("the whole object")
+    ))
+}
+
+/// Reads the answer to a request for the first bytes of an object, `range`, or all of a shorter
+/// one; also tells the object's size if the answer does.
+///
+/// # Errors
+/// The body breaks off, or it is something else than what was asked for.
+pub(super) async fn read_front(
+    answer: GetObjectOutput,
+    range: ByteRange,
+) -> Result<(Vec<u8>, Option<u64>), Failure> {
+    let (len, size) = match answer.content_range.as_deref().map(ContentRange::parse) {
+        Some(Some(told)) if told.first == 0 && told.last < range.end() => {
+            let len = told.last + 1;
+            (len, told.size.or((len < range.end()).then_some(len)))
+        }
+        // A server may answer with the whole object, as long as that is no more than asked for.
+        None => {
+            let len = length(&answer)?.filter(|len| *len <= range.end());
+            (len.ok_or_else(|| something_else(&answer, range))?, len)
+        }
+        _ => return Err(something_else(&answer, range)),
+    };
+    if size.is_some_and(|size| len != size.min(range.end())) {
+        return Err(something_else(&answer, range));
+    }
+    Ok((read_whole(answer, Some(len)).await?, size))
 }
 
 /// Reads a body, which must have `expected` bytes, or as many as the answer says.

@@ -14,7 +14,7 @@
 //! What to rely on, and what not:
 //! * an object is one PUT, so it appears whole or not at all; the version of an object is its ETag;
 //! * one call is one request, and nothing is tried again here ([`crate::RetryStore`] does that).
-//!   Rare answers take more: a range past the end, whose size is then asked for; a page of a
+//!   Rare answers take more, which are counted: a range past the end, whose size is then asked for; a page of a
 //!   listing that holds nothing but names that are no keys; a replace whose condition failed, to
 //!   see why (radosgw says the same to a missing object, and does not know its own ETags in
 //!   quotes);
@@ -52,10 +52,10 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::parts::joined;
 use crate::{
-    ByteRange, Key, ListPage, ObjectMeta, ObjectStore, S3Options, StoreError, StoreResult,
-    Timeouts, Version,
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, Requests, S3Options, StoreError,
+    StoreResult, Timeouts, Traffic, Version,
 };
-use body::{Ranged, range_header, read_range, read_whole, size_of};
+use body::{Ranged, range_header, read_front, read_range, read_whole, size_of};
 use failure::{Answer, Failure, Place, shorten};
 use listing::{Page, Question};
 use location::Location;
@@ -80,6 +80,8 @@ pub struct S3Store {
     request_max: Duration,
     /// Whether the service knows its own ETags only without quotes, as radosgw.
     wants_bare_tags: AtomicBool,
+    /// Requests beyond one for each call.
+    further: Traffic,
     /// `None` only while dropped.
     runtime: Option<Runtime>,
 }
@@ -136,6 +138,7 @@ impl S3Store {
             is_unsigned: !endpoint.is_some_and(|endpoint| endpoint.is_plain()),
             request_max: timeouts.request,
             wants_bare_tags: AtomicBool::new(false),
+            further: Traffic::default(),
             runtime: Some(runtime),
         })
     }
@@ -196,8 +199,8 @@ impl S3Store {
     fn past_end(&self, key: &Key, size: Option<u64>, range: ByteRange) -> StoreError {
         let size = match size {
             Some(size) => size,
-            None => match self.head(key) {
-                Ok(meta) => meta.size,
+            None => match self.look_for_size(key) {
+                Ok(size) => size,
                 Err(error) => return error,
             },
         };
@@ -209,6 +212,12 @@ impl S3Store {
             return self.place.error("read", key.as_str(), Failure::NoAnswer(text));
         }
         StoreError::out_of_range(&self.place.url, key, size, range)
+    }
+
+    /// The size of an object that an answer did not tell.
+    fn look_for_size(&self, key: &Key) -> StoreResult<u64> {
+        self.further.note_head();
+        Ok(self.head(key)?.size)
     }
 
     fn list_page(&self, question: &Question<'_>, token: Option<String>) -> Result<Listed, Failure> {
@@ -234,7 +243,10 @@ impl S3Store {
         let mut token = None;
         // The name after which everything new must be, once pages without keys went by.
         let mut passed: Option<String> = question.after.map(str::to_owned);
-        for _ in 0..EMPTY_PAGES_MAX {
+        for nth in 0..EMPTY_PAGES_MAX {
+            if nth > 0 {
+                self.further.note_list();
+            }
             let asked = Question { after: passed.as_deref(), ..*question };
             let Listed { page, token: next } = self.list_page(&asked, token)?;
             let Page { objects, truncated, last } = page;
@@ -311,15 +323,17 @@ impl ObjectStore for S3Store {
         // the server, as radosgw again, does not know its own tag in quotes.
         let request = self.client.head_object();
         let request = request.bucket(&self.location.bucket).key(self.location.object(key));
+        self.further.note_head();
         let found = self.run(async { Ok(request.send().await?.e_tag) });
         let found = found.map_err(|failure| self.of_object("replace", key, failure))?;
         let is_the_same = found.as_deref().map(without_quotes) == Some(without_quotes(&expected.0));
-        if is_the_same
-            && !bare
-            && let Some(replaced) = self.replace_if(key, body, expected, true)?
-        {
-            self.wants_bare_tags.store(true, Ordering::Relaxed);
-            return Ok(replaced);
+        if is_the_same && !bare {
+            let replaced = self.replace_if(key, body, expected, true);
+            self.further.note_replace(body.len() as u64, replaced.is_err());
+            if let Some(replaced) = replaced? {
+                self.wants_bare_tags.store(true, Ordering::Relaxed);
+                return Ok(replaced);
+            }
         }
         Err(StoreError::precondition(&self.place.url, key))
     }
@@ -349,6 +363,24 @@ impl ObjectStore for S3Store {
             Err(Failure::Answer(Answer { status: 416, .. })) => {
                 Err(self.past_end(key, None, range))
             }
+            Err(failure) => Err(self.of_object("read", key, failure)),
+        }
+    }
+
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        let Some(range) = ByteRange::new(0, limit).filter(|range| !range.is_empty()) else {
+            return Ok(Front { bytes: Vec::new(), size: self.head(key)?.size });
+        };
+        let got =
+            self.run(async { read_front(self.get_object(key, Some(range)).await?, range).await });
+        match got {
+            Ok((bytes, Some(size))) => Ok(Front { bytes, size }),
+            Ok((bytes, None)) => Ok(Front { bytes, size: self.look_for_size(key)? }),
+            // Of an object without bytes there is no first one to ask for.
+            Err(Failure::Answer(Answer { status: 416, .. })) => match self.look_for_size(key)? {
+                0 => Ok(Front::default()),
+                size => Err(self.past_end(key, Some(size), range)),
+            },
             Err(failure) => Err(self.of_object("read", key, failure)),
         }
     }
@@ -396,6 +428,10 @@ impl ObjectStore for S3Store {
 
     fn requests_to_delete(&self, keys: usize) -> u64 {
         keys.div_ceil(KEYS_MAX) as u64
+    }
+
+    fn further_requests(&self) -> Requests {
+        self.further.requests()
     }
 }
 

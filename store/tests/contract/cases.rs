@@ -4,7 +4,7 @@ use std::io::IoSlice;
 use std::sync::Barrier;
 use std::thread;
 
-use lsvd_store::{ByteRange, Key, ListPage, StoreError, StoreResult, Version};
+use lsvd_store::{ByteRange, Front, Key, ListPage, StoreError, StoreResult, Version};
 
 use crate::Fixture;
 
@@ -189,6 +189,21 @@ pub(crate) fn ranges_past_the_end_are_refused(fixture: &Fixture) {
     }
 }
 
+pub(crate) fn the_front_comes_with_the_size(fixture: &Fixture) {
+    let body = pattern(10_000, 8);
+    fixture.create("o", &body).unwrap();
+    for limit in [0, 1, 9_999, 10_000, 10_001, 1 << 20] {
+        let front = fixture.store.get_front(&fixture.key("o"), limit).unwrap();
+        assert_eq!(front.size, 10_000, "{limit}");
+        assert_eq!(front.bytes, body[..10_000.min(limit as usize)], "{limit}");
+    }
+    fixture.create("empty", &[]).unwrap();
+    for limit in [0, 1, 16 << 10] {
+        let front = fixture.store.get_front(&fixture.key("empty"), limit).unwrap();
+        assert_eq!(front, Front::default(), "{limit}");
+    }
+}
+
 pub(crate) fn missing_objects_are_not_found(fixture: &Fixture) {
     fixture.create("dir/other", b"x").unwrap();
     // Also where a segment is an object, or the name is that of a directory.
@@ -197,6 +212,7 @@ pub(crate) fn missing_objects_are_not_found(fixture: &Fixture) {
         let errors = [
             fixture.store.get(&key).unwrap_err(),
             fixture.range(name, 0, 0).unwrap_err(),
+            fixture.store.get_front(&key, 100).unwrap_err(),
             fixture.store.head(&key).unwrap_err(),
             fixture.store.replace(&key, b"x", &Version(String::new())).unwrap_err(),
         ];

@@ -33,6 +33,7 @@ macro_rules! suite {
             a_taken_key_keeps_its_object
             ranges_are_exact
             ranges_past_the_end_are_refused
+            the_front_comes_with_the_size
             missing_objects_are_not_found
             replace_wants_the_right_version
             equal_content_may_be_replaced

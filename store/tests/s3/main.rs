@@ -64,6 +64,7 @@ fn errors_of_all(store: &S3Store) -> Vec<(&'static str, StoreError)> {
         ("replace", store.replace(&key("o"), b"x", &version).unwrap_err()),
         ("get", store.get(&key("o")).unwrap_err()),
         ("get_range", store.get_range(&key("o"), range(0, 4)).unwrap_err()),
+        ("get_front", store.get_front(&key("o"), 4).unwrap_err()),
         ("head", store.head(&key("o")).unwrap_err()),
         ("list", store.list("a", None, 10).unwrap_err()),
         ("delete", store.delete(&key("o")).unwrap_err()),
@@ -72,7 +73,7 @@ fn errors_of_all(store: &S3Store) -> Vec<(&'static str, StoreError)> {
 }
 
 /// How many calls [`errors_of_all`] makes.
-const CALLS: usize = 8;
+const CALLS: usize = 9;
 
 fn is_refused(error: &StoreError) -> bool {
     matches!(error, StoreError::Refused { .. })

@@ -28,6 +28,7 @@ mod follow;
 mod hosts;
 mod oracle;
 mod platform;
+mod pursuit;
 mod rng;
 mod scripts;
 mod seeds;

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use lsvd_store::{
-    ByteRange, FaultPlan, FaultyStore, Key, ListPage, MemStore, ObjectMeta, ObjectStore,
+    ByteRange, FaultPlan, FaultyStore, Front, Key, ListPage, MemStore, ObjectMeta, ObjectStore,
     StoreError, StoreResult, Version,
 };
 
@@ -71,6 +71,10 @@ impl ObjectStore for MortalStore {
 
     fn get_range(&self, key: &Key, range: ByteRange) -> StoreResult<Vec<u8>> {
         self.last_word(self.faulty.get_range(key, range))
+    }
+
+    fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
+        self.last_word(self.faulty.get_front(key, limit))
     }
 
     fn head(&self, key: &Key) -> StoreResult<ObjectMeta> {

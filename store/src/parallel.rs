@@ -1,4 +1,4 @@
-//! Many small operations at once: librados' synchronous calls, on a few threads.
+//! Many small requests at once: calls that block, on a few threads.
 
 use std::panic::resume_unwind;
 use std::thread;
@@ -12,7 +12,7 @@ const ITEMS_PER_THREAD_MIN: usize = 4;
 ///
 /// # Errors
 /// One of those that `act` returned. Some items were then left out.
-pub(super) fn map<T: Sync, R: Send, E: Send>(
+pub fn map<T: Sync, R: Send, E: Send>(
     items: &[T],
     act: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
@@ -24,7 +24,7 @@ pub(super) fn map<T: Sync, R: Send, E: Send>(
         let run = &run;
         let workers: Vec<_> = parts
             .map(|part| {
-                let worker = thread::Builder::new().name("lsvd-rados".to_owned());
+                let worker = thread::Builder::new().name("lsvd-ask".to_owned());
                 (part, worker.spawn_scoped(scope, move || run(part)))
             })
             .collect();
