@@ -131,6 +131,15 @@ pub(crate) struct MountFlags {
     /// Objects between two checkpoints [env: LSVD_CHECKPOINT_OBJECTS] [default: 256]
     #[arg(long, value_name = "N")]
     pub(crate) checkpoint_objects: Option<String>,
+    /// Clean when less of the data in the store is needed than this; 0 never does [env: LSVD_GC_START] [default: 70%]
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) gc_start: Option<String>,
+    /// Clean until so much of it is needed [env: LSVD_GC_STOP] [default: 75%]
+    #[arg(long, value_name = "PERCENT")]
+    pub(crate) gc_stop: Option<String>,
+    /// Most bytes that cleaning moves in a second, or none for no limit [env: LSVD_GC_BANDWIDTH] [default: 64M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) gc_bandwidth: Option<String>,
     /// How long requests wait for a store that does nothing, then EIO [env: LSVD_STORE_TIMEOUT] [default: writers wait for as long as it takes, reads 30s]
     #[arg(long, value_name = "TIME")]
     pub(crate) store_timeout: Option<String>,

@@ -70,6 +70,9 @@ pub(crate) struct VolumeSettings {
     batch_age: Setting<Duration>,
     compression: Setting<Compression>,
     checkpoint_objects: Setting<u64>,
+    gc_start: Setting<u64>,
+    gc_stop: Setting<u64>,
+    gc_bandwidth: Setting<Option<u64>>,
     store_timeout: Setting<Option<Duration>>,
     max_dirty_bytes: Setting<Option<u64>>,
     max_dirty_age: Setting<Option<Duration>>,
@@ -207,6 +210,14 @@ impl VolumeSettings {
                 || default.checkpoint_objects,
                 parse_count,
             )?,
+            gc_start: layers.get("gc-start", volume, || default.gc_start_percent, parse_percent)?,
+            gc_stop: layers.get("gc-stop", volume, || default.gc_stop_percent, parse_percent)?,
+            gc_bandwidth: layers.get(
+                "gc-bandwidth",
+                volume,
+                || default.gc_bytes_per_s,
+                |text| or_none(text, |text| at_least(parse_bytes(text)?, 1)),
+            )?,
             store_timeout: layers.get(
                 "store-timeout",
                 volume,
@@ -228,6 +239,7 @@ impl VolumeSettings {
             sync: layers.get("sync", volume, || None, |text| parse_sync(text).map(Some))?,
         };
         settings.check_ages()?;
+        settings.check_gc()?;
         Ok(settings)
     }
 
@@ -246,6 +258,20 @@ impl VolumeSettings {
         Err(bad_setting("batch-age", &self.batch_age.source, &reason))
     }
 
+    fn check_gc(&self) -> Result<()> {
+        let (start, stop) = (self.gc_start.value, self.gc_stop.value);
+        if start <= stop {
+            return Ok(());
+        }
+        // Whichever was set is wrong; if both were, the later of the two.
+        let (key, setting) = match self.gc_stop.source {
+            Source::Default => ("gc-start", &self.gc_start),
+            _ => ("gc-stop", &self.gc_stop),
+        };
+        let reason = format!("cleaning would begin at {start}% and be over at {stop}% already");
+        Err(bad_setting(key, &setting.source, &reason))
+    }
+
     fn config(&self) -> VolumeConfig {
         VolumeConfig {
             log_bytes: self.log_size.value,
@@ -254,6 +280,9 @@ impl VolumeSettings {
             batch_age: self.batch_age.value,
             compression: self.compression.value,
             checkpoint_objects: self.checkpoint_objects.value,
+            gc_start_percent: self.gc_start.value,
+            gc_stop_percent: self.gc_stop.value,
+            gc_bytes_per_s: self.gc_bandwidth.value,
             store_timeout: self.store_timeout.value,
             max_dirty_bytes: self.max_dirty_bytes.value,
             max_dirty_age: self.max_dirty_age.value,
@@ -261,7 +290,7 @@ impl VolumeSettings {
         }
     }
 
-    fn rows(&self) -> [Value; 10] {
+    fn rows(&self) -> [Value; 13] {
         [
             row("log-size", &self.log_size, |bytes| show_bytes(*bytes)),
             row("memory", &self.memory, |bytes| show_bytes(*bytes)),
@@ -269,6 +298,9 @@ impl VolumeSettings {
             row("batch-age", &self.batch_age, |age| show_duration(*age)),
             row("compression", &self.compression, |kind| show_compression(*kind).to_owned()),
             row("checkpoint-objects", &self.checkpoint_objects, ToString::to_string),
+            row("gc-start", &self.gc_start, |percent| format!("{percent}%")),
+            row("gc-stop", &self.gc_stop, |percent| format!("{percent}%")),
+            row("gc-bandwidth", &self.gc_bandwidth, |bytes| shown(*bytes, show_bytes)),
             row("store-timeout", &self.store_timeout, |time| shown(*time, show_duration)),
             row("max-dirty-bytes", &self.max_dirty_bytes, |bytes| shown(*bytes, show_bytes)),
             row("max-dirty-age", &self.max_dirty_age, |age| shown(*age, show_duration)),
@@ -307,6 +339,13 @@ fn parse_some_duration(text: &str) -> Result<Duration, String> {
         Duration::ZERO => Err("it must be more than 0, or none".to_owned()),
         time => Ok(time),
     }
+}
+
+/// `80%`, or `80`.
+pub(crate) fn parse_percent(text: &str) -> Result<u64, String> {
+    let digits = text.strip_suffix('%').unwrap_or(text);
+    let percent = digits.parse().ok().filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| format!("{text:?} is not a percentage from 0% to 100%"))
 }
 
 /// Whether a flush waits for the store.

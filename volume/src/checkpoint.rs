@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::format::{CheckpointHeader, CommonHeader, FenceRecord, LeafRef, ObjectHeader, Stamp};
+use crate::format::{
+    CheckpointHeader, CommonHeader, FenceRecord, LeafRef, ObjectHeader, ObjectRecord, Stamp,
+};
 use crate::map::{CleanMap, Leaf, LeafChange, LeafIndex, LeafItem, LeafStore};
 use crate::stream::Stream;
 use crate::units::ObjectSeq;
@@ -17,6 +19,8 @@ use crate::units::ObjectSeq;
 /// The root of the newest checkpoint.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Root {
+    /// The checkpoint's own number; zero if there is none.
+    seq: ObjectSeq,
     /// The number that it is true for.
     pub(crate) covers: ObjectSeq,
     /// Where each leaf is.
@@ -34,28 +38,63 @@ pub(crate) struct Prepared {
     pub(crate) root: Root,
     /// Its leaves, for the local store.
     pub(crate) leaves: Vec<LeafItem>,
+    /// What may be deleted once the superblock names it.
+    pub(crate) condemned: Vec<ObjectSeq>,
+}
+
+/// What a checkpoint says besides the map.
+#[derive(Debug)]
+pub(crate) struct Facts<'a> {
+    pub(crate) stamp: Stamp,
+    /// Whether nothing is in flight after it.
+    pub(crate) clean: bool,
+    /// The number that the map is true for.
+    pub(crate) covers: ObjectSeq,
+    pub(crate) fences: &'a [FenceRecord],
 }
 
 impl Root {
     /// The root that a checkpoint object carries.
     pub(crate) fn of(header: &CheckpointHeader) -> Self {
         Self {
+            seq: header.stamp.seq,
             covers: header.covers,
             leaves: header.leaves.iter().map(|leaf| (leaf.index, *leaf)).collect(),
             fences: header.fences.clone(),
         }
     }
 
-    /// Makes the checkpoint that follows this one: `changed` since it, true for `covers`.
+    /// The checkpoint's own number; zero if there is none.
+    pub(crate) fn seq(&self) -> ObjectSeq {
+        self.seq
+    }
+
+    /// The leaves that `object` still holds.
+    pub(crate) fn leaves_in(&self, object: ObjectSeq) -> impl Iterator<Item = LeafIndex> + '_ {
+        let held = self.leaves.values().filter(move |leaf| leaf.object == object);
+        held.map(|leaf| LeafIndex::new(leaf.index))
+    }
+
+    /// How many bytes of leaves each object holds.
+    pub(crate) fn held(&self) -> BTreeMap<ObjectSeq, u64> {
+        let mut held = BTreeMap::new();
+        for leaf in self.leaves.values() {
+            *held.entry(leaf.object).or_default() += u64::from(leaf.len);
+        }
+        held
+    }
+
+    /// Makes the checkpoint that follows this one, with what `changed` since. `objects` is told
+    /// which objects hold leaves then, and says what is known of all.
     pub(crate) fn prepare(
         &self,
-        stamp: Stamp,
-        clean: bool,
-        covers: ObjectSeq,
+        facts: &Facts<'_>,
         changed: Vec<LeafChange>,
-        fences: &[FenceRecord],
+        objects: impl FnOnce(&BTreeMap<ObjectSeq, u64>) -> Vec<ObjectRecord>,
     ) -> Result<Prepared> {
-        let mut root = Self { covers, leaves: self.leaves.clone(), fences: fences.to_vec() };
+        let Facts { stamp, clean, covers, fences } = *facts;
+        let leaves = self.leaves.clone();
+        let mut root = Self { seq: stamp.seq, covers, leaves, fences: fences.to_vec() };
         let mut body = Vec::new();
         let mut items = Vec::with_capacity(changed.len());
         for change in changed {
@@ -93,10 +132,12 @@ impl Root {
             covers,
             leaves: root.leaves.values().copied().collect(),
             fences: root.fences.clone(),
+            objects: objects(&root.held()),
             body_len: body.len() as u64,
         };
         let head = header.encode().map_err(|e| e.of(format!("checkpoint {}", stamp.seq)))?;
-        Ok(Prepared { head, body, root, leaves: items })
+        let condemned = header.objects.iter().filter(|o| o.condemned).map(|o| o.seq).collect();
+        Ok(Prepared { head, body, root, leaves: items, condemned })
     }
 
     /// Loads all leaves: from the local store where it has them as the root says, otherwise

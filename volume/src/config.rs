@@ -50,6 +50,12 @@ pub struct VolumeConfig {
     pub compression: Compression,
     /// Objects between two checkpoints.
     pub checkpoint_objects: u64,
+    /// When less of the data in the store is needed than this, in percent, it is cleaned. 0: never.
+    pub gc_start_percent: u64,
+    /// It is cleaned until so much is needed, in percent.
+    pub gc_stop_percent: u64,
+    /// How many bytes are moved in a second at most when nobody asked for it; `None`: no limit.
+    pub gc_bytes_per_s: Option<u64>,
     /// How long requests wait for a store that does nothing before they fail. `None`: writers
     /// wait for as long as it takes, reads for [`READ_PATIENCE`].
     pub store_timeout: Option<Duration>,
@@ -91,6 +97,9 @@ impl Default for VolumeConfig {
             batch_age: Duration::from_secs(2),
             compression: Compression::Lz4,
             checkpoint_objects: 256,
+            gc_start_percent: 70,
+            gc_stop_percent: 75,
+            gc_bytes_per_s: Some(64 << 20),
             store_timeout: None,
             max_dirty_bytes: None,
             max_dirty_age: None,

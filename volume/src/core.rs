@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::cache::ReadCache;
 use crate::config::VolumeConfig;
 use crate::error::{Error, Result};
+use crate::gc::Readers;
 use crate::health::Health;
 use crate::map::{LeafStore, Maps};
 use crate::object_index::ObjectIndex;
@@ -35,6 +36,8 @@ pub(crate) struct Core {
     pub(crate) superblock: Arc<SuperblockCell>,
     pub(crate) maps: RwLock<Maps>,
     pub(crate) index: ObjectIndex,
+    /// Reads under way.
+    pub(crate) readers: Readers,
     pub(crate) cache: Arc<dyn ReadCache>,
     pub(crate) leaves: Arc<LeafStore>,
     pub(crate) health: Health,

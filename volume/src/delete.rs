@@ -114,7 +114,7 @@ impl End {
             let bytes = bytes.map_err(|e| e.of(stream.describe(stamp.seq)))?;
             match readable(stream.create(&stamp, &[IoSlice::new(&bytes)]))? {
                 Some(Created::Ours) => return Ok((stamp.seq, others)),
-                Some(Created::Theirs(header)) => self.pass(Some(&header)),
+                Some(Created::Theirs(found)) => self.pass(Some(&found.header)),
                 None => self.pass(None),
             }
             others = true;

@@ -285,6 +285,9 @@ pub(crate) fn object(stream: &Stream, seq: ObjectSeq) -> Result<InspectReport> {
     match &header {
         ObjectHeader::Data(data) => {
             verify_frames(stream, seq, data)?;
+            if data.moved_from().is_some() {
+                report.kind = "moved data";
+            }
             report.frames = Some(data.frames().len() as u64);
             report.extents = data.extents().iter().map(data_extent).collect();
         }

@@ -72,6 +72,7 @@ mod engine;
 pub mod error;
 mod follow;
 pub mod format;
+mod gc;
 mod health;
 mod info;
 pub mod inspect;
@@ -103,6 +104,7 @@ pub use config::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, READ_PATIENCE, 
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use format::FileAttrs;
+pub use gc::GcReport;
 pub use info::{LogInfo, VolumeInfo};
 pub use inspect::{Inspect, InspectReport};
 pub use name::VolumeName;

@@ -87,6 +87,19 @@ impl ObjectIndex {
         frames
     }
 
+    /// Forgets objects that are gone.
+    pub(crate) fn forget(&self, seqs: &[ObjectSeq]) {
+        let mut known = self.known.lock();
+        let known = &mut *known;
+        let before = known.frames.len();
+        for seq in seqs {
+            known.frames.remove(seq);
+        }
+        if known.frames.len() < before {
+            known.order.retain(|seq| known.frames.contains_key(seq));
+        }
+    }
+
     /// The frames of an object, if remembered.
     pub(crate) fn peek(&self, seq: ObjectSeq) -> Option<Arc<ObjectFrames>> {
         self.known.lock().frames.get(&seq).cloned()

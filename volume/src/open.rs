@@ -16,6 +16,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::follow::{Follower, OnTop};
 use crate::format::{Nonce, ShortText, Stamp, StoreId, VolumeState};
+use crate::gc::Readers;
 use crate::health::Health;
 use crate::log::{Limits, LogOnDisk, LogParams, Start};
 use crate::map::{LeafStore, Maps};
@@ -31,6 +32,9 @@ use crate::superblock_cell::SuperblockCell;
 use crate::threads;
 use crate::units::{LogSeq, ObjectSeq};
 use crate::volume::{Role, Volume};
+
+/// How often the stream is entered again at a newer checkpoint.
+const REENTRIES: u32 = 8;
 
 /// What the engine lends to each of its volumes.
 #[derive(Clone, Debug)]
@@ -84,13 +88,39 @@ impl Opening<'_> {
         self.around.log_params(&self.name(), self.stream.volume(), &self.config)
     }
 
+    /// The stream from the newest checkpoint on. Objects may be collected while they are read; then
+    /// there is a newer checkpoint.
     pub(crate) fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {
+        let committed = log.map_or(ObjectSeq::ZERO, |log| log.header().committed);
+        match self.read_stream_once(committed) {
+            Err(error @ Error::Damaged { .. }) => self.reenter(committed)?.ok_or(error),
+            read => read,
+        }
+    }
+
+    fn read_stream_once(&self, committed: ObjectSeq) -> Result<StreamState> {
         let superblock = self.superblock.get();
         if superblock.state == VolumeState::Deleting {
             return Err(Error::NoSuchVolume(self.name()));
         }
-        let committed = log.map_or(ObjectSeq::ZERO, |log| log.header().committed);
         StreamState::read(&self.stream, &superblock, committed, &self.around.leaves)
+    }
+
+    /// Reads the stream from a checkpoint newer than the one known; `None` if there is none.
+    fn reenter(&self, committed: ObjectSeq) -> Result<Option<StreamState>> {
+        for _ in 0..REENTRIES {
+            let before = self.superblock.get().checkpoint;
+            let found = self.superblock.reread()?;
+            let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
+            if found.checkpoint == before {
+                return Ok(None);
+            }
+            match self.read_stream_once(committed) {
+                Err(Error::Damaged { .. }) => {}
+                read => return read.map(Some),
+            }
+        }
+        Ok(None)
     }
 
     fn stale(&self, log: &LogOnDisk, bytes: u64, other: String) -> Error {
@@ -111,6 +141,7 @@ impl Opening<'_> {
             superblock: Arc::new(self.superblock),
             maps: RwLock::new(maps),
             index: ObjectIndex::default(),
+            readers: Readers::default(),
             cache: Arc::clone(&self.around.cache),
             leaves: Arc::clone(&self.around.leaves),
             health: Health::default(),
@@ -293,6 +324,8 @@ impl Opening<'_> {
                 Ok(())
             })
         };
+        let committed = log.header().committed;
+        let reenter = || self.reenter(committed);
         let takeover = Takeover {
             stream: &self.stream,
             volume: self.name().into(),
@@ -300,6 +333,7 @@ impl Opening<'_> {
             host: host.clone(),
             step: &step,
             announce: &announce,
+            reenter: &reenter,
         };
         takeover.fence(nonce, state, |state| match ownership(state, log)? {
             Ownership::Stale { bytes, other } => Err(self.stale(log, bytes, other)),

@@ -73,6 +73,7 @@ impl Reader {
         out: &mut [u8],
         patience: Patience,
     ) -> Result<Filled> {
+        let _reading = self.core.readers.begin();
         let mut pieces = PIECES.take();
         let filled = self.read_planned(extent, out, patience, &mut pieces, REPLANS);
         pieces.clear();
@@ -224,34 +225,19 @@ impl Reader {
         first: u32,
         last: u32,
     ) -> Result<Arc<Vec<u8>>> {
-        let range = frames.range(first, last).ok_or_else(|| self.beyond(object))?;
-        let stored = self.core.stream.read(object, range);
-        let failed = matches!(stored, Err(Error::Store(_)));
+        let mut all = Vec::new();
+        let fetched = fetch_frames(&self.core, object, frames, first, last, |frame, content| {
+            self.core.cache.insert(self.key(object, frames, frame), content);
+            all.extend_from_slice(content);
+            Ok(())
+        });
+        let failed = matches!(fetched, Err(Error::Store(_)));
         self.core.reads_fail.store(failed, Ordering::Relaxed);
-        let stored = stored?;
-        let mut rest = &stored[..];
-        let mut plain = Vec::new();
-        for frame in first..=last {
-            let located = frames.frame(frame).and_then(|(at, logical_len)| {
-                Some((at, logical_len, rest.split_at_checked(at.stored_len as usize)?))
-            });
-            let (at, logical_len, (bytes, more)) = located.ok_or_else(|| self.beyond(object))?;
-            rest = more;
-            let from = plain.len();
-            at.verify(bytes)
-                .and_then(|()| decompress_frame(at.codec, bytes, logical_len as usize, &mut plain))
-                .map_err(|e| {
-                    e.of(format!("{}, frame {frame}", self.core.stream.describe(object)))
-                })?;
-            let key = self.key(object, frames, frame);
-            self.core.cache.insert(key, plain.get(from..).unwrap_or_default());
-        }
-        Ok(Arc::new(plain))
+        fetched.map(|()| Arc::new(all))
     }
 
     fn beyond(&self, object: ObjectSeq) -> Error {
-        let what = self.core.stream.describe(object);
-        Error::damaged(what, "the map points beyond the end of its data")
+        beyond(&self.core, object)
     }
 
     /// Reads any range of bytes; `None` if that takes more patience.
@@ -271,6 +257,42 @@ impl Reader {
         sectors.drain(..skip);
         Ok(Some(sectors))
     }
+}
+
+/// Fetches the frames `first..=last` of an object with one request, and gives the content of each
+/// to `each`.
+///
+/// # Errors
+/// The store's, damage, or that of `each`.
+pub(crate) fn fetch_frames(
+    core: &Core,
+    object: ObjectSeq,
+    frames: &ObjectFrames,
+    first: u32,
+    last: u32,
+    mut each: impl FnMut(u32, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let range = frames.range(first, last).ok_or_else(|| beyond(core, object))?;
+    let stored = core.stream.read(object, range)?;
+    let mut rest = &stored[..];
+    let mut content = Vec::new();
+    for frame in first..=last {
+        let located = frames.frame(frame).and_then(|(at, logical_len)| {
+            Some((at, logical_len, rest.split_at_checked(at.stored_len as usize)?))
+        });
+        let (at, logical_len, (bytes, more)) = located.ok_or_else(|| beyond(core, object))?;
+        rest = more;
+        content.clear();
+        at.verify(bytes)
+            .and_then(|()| decompress_frame(at.codec, bytes, logical_len as usize, &mut content))
+            .map_err(|e| e.of(format!("{}, frame {frame}", core.stream.describe(object))))?;
+        each(frame, &content)?;
+    }
+    Ok(())
+}
+
+fn beyond(core: &Core, object: ObjectSeq) -> Error {
+    Error::damaged(core.stream.describe(object), "the map points beyond the end of its data")
 }
 
 /// The sectors that `len` bytes at `offset` lie in; `None` for no bytes.

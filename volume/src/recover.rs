@@ -17,7 +17,7 @@ use crate::format::{
 };
 use crate::log::{LogOnDisk, ScanEnd};
 use crate::map::{CommitExtent, LeafStore, Maps};
-use crate::stream::{Created, Stream};
+use crate::stream::{Created, Found, Stream};
 use crate::units::{Epoch, Extent, LogSeq, ObjectSeq};
 
 /// How many later objects are looked at to tell a gap from the end.
@@ -98,10 +98,10 @@ impl StreamState {
             return Ok(());
         }
         for some in self.listed(stream)?.chunks(READ_AHEAD) {
-            for header in stream.headers(some)? {
+            for found in stream.find_all(some)? {
                 // Missing again: it was collected.
-                let Some(header) = header else { return self.roll(stream, BEYOND_MAX) };
-                self.apply(stream, &header)?;
+                let Some(found) = found else { return self.roll(stream, BEYOND_MAX) };
+                self.apply(stream, &found)?;
             }
         }
         self.roll(stream, BEYOND_MAX)
@@ -110,11 +110,11 @@ impl StreamState {
     /// Takes in the next `max` objects, or all there are.
     fn roll(&mut self, stream: &Stream, max: usize) -> Result<()> {
         for _ in 0..max {
-            let Some(header) = stream.header(self.next)? else {
+            let Some(found) = stream.find(self.next)? else {
                 self.at_end = true;
                 return Ok(());
             };
-            self.apply(stream, &header)?;
+            self.apply(stream, &found)?;
         }
         Ok(())
     }
@@ -168,7 +168,8 @@ impl StreamState {
             return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
         }
         state.root = Root::of(&header);
-        state.maps = Maps::from_clean(header.stamp.size_sectors, state.root.load(stream, leaves)?);
+        let clean = state.root.load(stream, leaves)?;
+        state.maps = Maps::from_clean(header.stamp.size_sectors, clean, &header.objects);
         state.next = header.covers.next();
         state.window = header.stamp.window.into();
         // Fences above `covers` come by in the roll-forward.
@@ -179,7 +180,8 @@ impl StreamState {
     }
 
     /// Takes in the next object.
-    pub(crate) fn apply(&mut self, stream: &Stream, header: &ObjectHeader) -> Result<()> {
+    pub(crate) fn apply(&mut self, stream: &Stream, found: &Found) -> Result<()> {
+        let Found { header, bytes } = found;
         let stamp = *header.stamp();
         if stamp.size_sectors > Extent::LBA_LIMIT || stamp.seq != self.next {
             let detail = "its size or number is impossible";
@@ -190,6 +192,8 @@ impl StreamState {
         self.rolled += 1;
         if stamp.epoch < self.epoch {
             // A deposed writer's: void, wherever it is.
+            self.maps.objects_mut().add(stamp.seq, 0, *bytes);
+            self.maps.objects_mut().bury(stamp.seq, stamp.seq);
             return Ok(());
         }
         if let ObjectHeader::Fence(fence) = header {
@@ -211,16 +215,25 @@ impl StreamState {
         self.log_seq = self.log_seq.max(stamp.log_seq);
         self.window = self.window.max(stamp.window.into());
         self.resize(&stamp);
-        if let ObjectHeader::Data(data) = header {
-            let bytes = data.common().object_len();
-            self.maps.objects_mut().add(stamp.seq, data.logical_sectors().into(), bytes);
-            let beyond = |e: &CommitExtent| e.extent.end().get() > stamp.size_sectors;
-            let extents: Vec<_> = data.placements().map(CommitExtent::from).collect();
-            if extents.iter().any(beyond) {
-                let detail = "it writes beyond the end of the volume";
-                return Err(Error::damaged(stream.describe(stamp.seq), detail));
+        match header {
+            ObjectHeader::Data(data) => {
+                self.maps.objects_mut().add(stamp.seq, data.logical_sectors().into(), *bytes);
+                let moved: Vec<_> = data.moved().collect();
+                if moved.is_empty() {
+                    let beyond = |e: &CommitExtent| e.extent.end().get() > stamp.size_sectors;
+                    let extents: Vec<_> = data.placements().map(CommitExtent::from).collect();
+                    if extents.iter().any(beyond) {
+                        let detail = "it writes beyond the end of the volume";
+                        return Err(Error::damaged(stream.describe(stamp.seq), detail));
+                    }
+                    self.maps.commit(stamp.seq, &extents, LogSeq::ZERO);
+                } else {
+                    self.maps.commit_moved(stamp.seq, &moved);
+                }
+                self.maps.objects_mut().settle(stamp.seq);
             }
-            self.maps.commit(stamp.seq, &extents, LogSeq::ZERO);
+            ObjectHeader::Checkpoint(_) => self.maps.objects_mut().add(stamp.seq, 0, *bytes),
+            ObjectHeader::Fence(_) | ObjectHeader::Filler(_) => {}
         }
         Ok(())
     }
@@ -375,6 +388,8 @@ pub(crate) struct Takeover<'a> {
     pub(crate) step: &'a dyn Fn(&'static str) -> Result<()>,
     /// Announces in the superblock that the writer of this epoch is on its way.
     pub(crate) announce: &'a dyn Fn(Epoch) -> Result<()>,
+    /// Reads the stream again from a newer checkpoint, if there is one.
+    pub(crate) reenter: &'a dyn Fn() -> Result<Option<StreamState>>,
 }
 
 /// When so many tries were lost to a writer at full speed it is asked to stop.
@@ -405,7 +420,15 @@ impl Takeover<'_> {
             {
                 return Ok(won);
             }
-            lost = lost.saturating_add(if state.catch_up(self.stream)? { 1 } else { LOST_MAX });
+            let caught = match state.catch_up(self.stream) {
+                // What is missing may have been collected since the checkpoint was read.
+                Err(error @ Error::Damaged { .. }) => {
+                    *state = (self.reenter)()?.ok_or(error)?;
+                    state.at_end
+                }
+                caught => caught?,
+            };
+            lost = lost.saturating_add(if caught { 1 } else { LOST_MAX });
             changed(state)?;
         }
     }
@@ -419,13 +442,14 @@ impl Takeover<'_> {
         (self.step)("open.fence")?;
         let created = self.create(&stamp, &bytes)?;
         (self.step)("open.fenced")?;
-        if let Created::Theirs(header) = created {
-            state.apply(self.stream, &header)?;
+        if let Created::Theirs(found) = created {
+            state.apply(self.stream, &found)?;
             return Ok(None);
         }
         let fresh = state.fences.is_empty() || state.clean;
         let window = state.window;
-        state.apply(self.stream, &ObjectHeader::Fence(fence.clone()))?;
+        let header = ObjectHeader::Fence(fence.clone());
+        state.apply(self.stream, &Found { header, bytes: bytes.len() as u64 })?;
         if !fresh {
             self.fill(window, state)?;
         }
@@ -441,16 +465,18 @@ impl Takeover<'_> {
             (self.step)("open.fill")?;
             match self.create(&stamp, &bytes)? {
                 Created::Ours => {
-                    state.apply(self.stream, &ObjectHeader::Filler(filler))?;
+                    let header = ObjectHeader::Filler(filler);
+                    state.apply(self.stream, &Found { header, bytes: bytes.len() as u64 })?;
                 }
-                Created::Theirs(header) => {
-                    if header.stamp().epoch > stamp.epoch {
+                Created::Theirs(found) => {
+                    let epoch = found.header.stamp().epoch;
+                    if epoch > stamp.epoch {
                         return Err(Error::Fenced {
                             volume: self.volume.to_string(),
-                            by: format!("a writer of epoch {}", header.stamp().epoch),
+                            by: format!("a writer of epoch {epoch}"),
                         });
                     }
-                    state.apply(self.stream, &header)?;
+                    state.apply(self.stream, &found)?;
                 }
             }
         }

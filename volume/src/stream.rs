@@ -24,7 +24,15 @@ pub(crate) enum Created {
     /// The number holds this object, from this attempt or an earlier one whose answer was lost.
     Ours,
     /// The number holds somebody else's object.
-    Theirs(Box<ObjectHeader>),
+    Theirs(Box<Found>),
+}
+
+/// An object as its header shows it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) header: ObjectHeader,
+    /// Bytes of the whole object.
+    pub(crate) bytes: u64,
 }
 
 /// A page of a listing.
@@ -74,11 +82,11 @@ impl Stream {
         match self.store.create(&key, parts) {
             Ok(()) => Ok(Created::Ours),
             Err(StoreError::AlreadyExists { .. }) => {
-                let header = self.header(stamp.seq)?.ok_or_else(|| {
+                let found = self.find(stamp.seq)?.ok_or_else(|| {
                     Error::damaged(self.describe(stamp.seq), "it exists, but cannot be read")
                 })?;
-                let same = header.stamp().nonce == stamp.nonce;
-                Ok(if same { Created::Ours } else { Created::Theirs(Box::new(header)) })
+                let same = found.header.stamp().nonce == stamp.nonce;
+                Ok(if same { Created::Ours } else { Created::Theirs(Box::new(found)) })
             }
             Err(e) => Err(e.into()),
         }
@@ -122,12 +130,18 @@ impl Stream {
     /// # Errors
     /// Damaged, of a newer version, or the store fails.
     pub(crate) fn header(&self, seq: ObjectSeq) -> Result<Option<ObjectHeader>> {
+        Ok(self.find(seq)?.map(|found| found.header))
+    }
+
+    /// As [`Self::header`], with the object's size.
+    pub(crate) fn find(&self, seq: ObjectSeq) -> Result<Option<Found>> {
         let Some((common, mut bytes)) = self.peek(seq)? else { return Ok(None) };
         if common.header_len as usize > bytes.len() {
             let Some(longer) = self.front(seq, common.header_len.into())? else { return Ok(None) };
             bytes = longer.bytes;
         }
-        ObjectHeader::decode(&bytes).map(Some).map_err(|e| e.of(self.describe(seq)))
+        let header = ObjectHeader::decode(&bytes).map_err(|e| e.of(self.describe(seq)))?;
+        Ok(Some(Found { header, bytes: common.object_len() }))
     }
 
     fn front(&self, seq: ObjectSeq, limit: u64) -> Result<Option<Front>> {
@@ -152,12 +166,22 @@ impl Stream {
         }
     }
 
-    /// The headers of several objects, read at the same time; `None` for those that are missing.
+    /// Several objects, whose headers are read at the same time; `None` for those that are missing.
     ///
     /// # Errors
     /// One of those of [`Self::header`].
-    pub(crate) fn headers(&self, seqs: &[ObjectSeq]) -> Result<Vec<Option<ObjectHeader>>> {
-        parallel::map(seqs, |seq| self.header(*seq))
+    pub(crate) fn find_all(&self, seqs: &[ObjectSeq]) -> Result<Vec<Option<Found>>> {
+        parallel::map(seqs, |seq| self.find(*seq))
+    }
+
+    /// Deletes objects; those that are gone already are no error.
+    ///
+    /// # Errors
+    /// The store's; any of them may be gone then.
+    pub(crate) fn delete(&self, seqs: &[ObjectSeq]) -> Result<()> {
+        let keys = seqs.iter().map(|seq| keys::object(self.volume, *seq));
+        let keys = keys.collect::<Result<Vec<_>>>()?;
+        self.store.delete_many(&keys).map_err(Error::from)
     }
 
     /// Numbers above `after` that a listing shows, a page of them. A hint, never a proof.

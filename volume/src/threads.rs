@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::batch::{Position, Sequencer};
+use crate::batch::{Orders, Position, Sequencer};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::gc::Cleaner;
 use crate::log::WriteLog;
 use crate::poison::guard;
 use crate::publish::Publisher;
@@ -16,6 +17,9 @@ use crate::writer::Writer;
 
 /// How often a closing volume reports what is left.
 const PROGRESS: Duration = Duration::from_millis(250);
+
+/// How long it waits at most for what the last checkpoint condemns to be deleted.
+const DELETE_WAIT: Duration = Duration::from_secs(10);
 
 /// How a volume is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +35,14 @@ pub enum Close {
 /// # Errors
 /// The system starts no more threads; those already started are ended.
 pub(crate) fn start(core: &Arc<Core>, log: Arc<WriteLog>, position: Position) -> Result<Writer> {
+    let orders: Arc<Orders> = Arc::default();
+    let condemned = core.maps.read().objects().condemned().collect();
+    let cleaner = Cleaner::new(Arc::clone(core), Arc::clone(&orders), Arc::clone(&log), condemned);
     let writer = Writer {
         publisher: Publisher::new(Arc::clone(core)),
         parking: Arc::default(),
-        orders: Arc::default(),
+        orders,
+        cleaner: Arc::new(cleaner),
         threads: Mutex::default(),
         resizing: Mutex::default(),
         log,
@@ -69,13 +77,27 @@ fn start_each(core: &Arc<Core>, writer: &Writer, position: Position) -> Result<(
     )?;
 
     let (orders, ending) = (Arc::clone(&writer.orders), Arc::clone(core));
-    let sequencer =
-        Sequencer::new(Arc::clone(core), Arc::clone(&writer.log), Arc::clone(&orders), position);
+    let sequencer = Sequencer::new(
+        Arc::clone(core),
+        Arc::clone(&writer.log),
+        Arc::clone(&orders),
+        Arc::clone(&writer.cleaner),
+        position,
+    );
     spawn(
         "lsvd-batch",
         Box::new(move || sequencer.run()),
         Box::new(move || orders.end(&ending.end_cause())),
     )?;
+
+    let cleaner = Arc::clone(&writer.cleaner);
+    let at_end = Arc::clone(&cleaner);
+    let paced = Arc::clone(core);
+    let body = move || {
+        let _ = paced.platform.background_thread();
+        cleaner.run()
+    };
+    spawn("lsvd-gc", Box::new(body), Box::new(move || at_end.stop()))?;
 
     let (parking, log) = (Arc::clone(&writer.parking), Arc::clone(&writer.log));
     let at_end = (Arc::clone(&parking), Arc::clone(&log));
@@ -92,6 +114,7 @@ type Body = Box<dyn FnOnce() -> Result<()> + Send>;
 
 fn stop_threads(writer: &Writer) {
     writer.parking.stop();
+    writer.cleaner.stop();
     writer.orders.stop();
     writer.log.wake_tail();
     writer.log.stop_flusher();
@@ -133,6 +156,7 @@ pub(crate) fn close(
 
 /// Uploads everything and writes the last checkpoint; false if that was broken off.
 fn drain(writer: &Writer, progress: &mut dyn FnMut(u64) -> bool) -> bool {
+    writer.cleaner.close();
     let through = writer.log.last_seq();
     writer.drain_to(through);
     let go_on = |progress: &mut dyn FnMut(u64) -> bool| {
@@ -150,5 +174,7 @@ fn drain(writer: &Writer, progress: &mut dyn FnMut(u64) -> bool) -> bool {
             return false;
         }
     }
+    // What it condemns can wait for the next opening, if the store does not answer.
+    writer.cleaner.wait_deleted(DELETE_WAIT);
     true
 }

@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use crate::batch::Orders;
+use crate::gc::Cleaner;
 use crate::log::WriteLog;
 use crate::park::Parking;
 use crate::publish::Publisher;
@@ -16,6 +17,7 @@ use crate::units::LogSeq;
 pub(crate) struct Writer {
     pub(crate) log: Arc<WriteLog>,
     pub(crate) orders: Arc<Orders>,
+    pub(crate) cleaner: Arc<Cleaner>,
     pub(crate) parking: Arc<Parking>,
     pub(crate) publisher: Publisher,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,

@@ -11,7 +11,7 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 18] = [
+pub(super) const KEYS: [&str; 21] = [
     "store",
     "cache-dir",
     "cache-size",
@@ -25,6 +25,9 @@ pub(super) const KEYS: [&str; 18] = [
     "batch-age",
     "compression",
     "checkpoint-objects",
+    "gc-start",
+    "gc-stop",
+    "gc-bandwidth",
     "store-timeout",
     "max-dirty-bytes",
     "max-dirty-age",
@@ -33,13 +36,16 @@ pub(super) const KEYS: [&str; 18] = [
 ];
 
 /// Those that a `[volume.NAME]` section may hold.
-pub(super) const VOLUME_KEYS: [&str; 10] = [
+pub(super) const VOLUME_KEYS: [&str; 13] = [
     "log-size",
     "memory",
     "batch-size",
     "batch-age",
     "compression",
     "checkpoint-objects",
+    "gc-start",
+    "gc-stop",
+    "gc-bandwidth",
     "store-timeout",
     "max-dirty-bytes",
     "max-dirty-age",
@@ -182,6 +188,9 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("batch-age", mount.batch_age.clone()),
         ("compression", mount.compression.clone()),
         ("checkpoint-objects", mount.checkpoint_objects.clone()),
+        ("gc-start", mount.gc_start.clone()),
+        ("gc-stop", mount.gc_stop.clone()),
+        ("gc-bandwidth", mount.gc_bandwidth.clone()),
         ("store-timeout", mount.store_timeout.clone()),
         ("max-dirty-bytes", mount.max_dirty_bytes.clone()),
         ("max-dirty-age", mount.max_dirty_age.clone()),

@@ -7,7 +7,8 @@
 use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 
-use crate::format::{RecordHead, RecordKind};
+use crate::format::{Place, RecordHead, RecordKind};
+use crate::gc::Relocation;
 use crate::units::{Extent, Lba, LogSeq, SECTOR_BYTES};
 
 /// Whether a record went into the batch.
@@ -41,6 +42,29 @@ pub(crate) struct Batch {
     pub(crate) size_sectors: u64,
     /// The highest record in it.
     pub(crate) through: LogSeq,
+    /// Of each extent where its content is now, if this is data to be moved.
+    pub(crate) moved_from: Option<Vec<Place>>,
+}
+
+impl Batch {
+    /// Data to be moved, by a stream that holds all records up to `through`.
+    pub(crate) fn of_moved(moved: Relocation, size_sectors: u64, through: LogSeq) -> Self {
+        let (extents, places): (Vec<_>, Vec<_>) = moved.extents.into_iter().unzip();
+        let mut at = 0;
+        let extents = extents.into_iter().map(|extent: Extent| {
+            let source = Source::Data(at);
+            at += extent.bytes() as usize;
+            (extent, source)
+        });
+        Self {
+            extents: extents.collect(),
+            data: moved.data,
+            resize: None,
+            size_sectors,
+            through,
+            moved_from: Some(places),
+        }
+    }
 }
 
 /// A batch in the making.
@@ -125,6 +149,7 @@ impl Builder {
             resize: full.resize,
             size_sectors: full.size_sectors,
             through,
+            moved_from: None,
         })
     }
 

@@ -65,7 +65,12 @@ pub(super) fn encode(
     if !frame.is_empty() {
         finish(&mut frame);
     }
-    let header = DataHeader::new(stamp, FRAME_BYTES_DEFAULT, extents, frames)?;
+    let header = match &batch.moved_from {
+        None => DataHeader::new(stamp, FRAME_BYTES_DEFAULT, extents, frames)?,
+        Some(places) => {
+            DataHeader::of_moved(stamp, FRAME_BYTES_DEFAULT, extents, frames, places.clone())?
+        }
+    };
     let head = header.encode();
     Ok(Encoded { header, head, body })
 }

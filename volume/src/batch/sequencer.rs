@@ -1,6 +1,6 @@
 //! The thread `lsvd-batch`: numbers batches, keeps uploads within the window, commits in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::buffers::Buffers;
 use super::builder::{Batch, Builder, Offer};
 use super::orders::Orders;
 use super::uploader::{Job, Outcome, Uploaders};
-use crate::checkpoint::{Prepared, Root};
+use crate::checkpoint::{Facts, Prepared, Root};
 use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
@@ -18,8 +18,9 @@ use crate::format::{
     CheckpointRef, DataHeader, FenceRecord, LogPoint, Nonce, ShortText, Stamp, Superblock,
     VolumeState,
 };
+use crate::gc::Cleaner;
 use crate::log::{LogTail, WriteLog};
-use crate::map::CommitExtent;
+use crate::map::{CommitExtent, LeafChange};
 use crate::platform::Pace;
 use crate::units::{Epoch, LogPos, LogSeq, ObjectSeq};
 
@@ -32,6 +33,11 @@ const UPLOADERS: usize = 4;
 
 /// Extents committed per hold of the maps' lock.
 const COMMIT_SLICE: usize = 64;
+
+/// Checkpoints may take up so many times the room of the leaves that they are kept for...
+const MAP_SLACK: u64 = 2;
+/// ... and so many bytes more.
+const MAP_SLACK_BYTES: u64 = 4 << 20;
 
 /// From this share of the ring on uploads do not make way for other work any more.
 const PRESSED_256THS: u64 = 64;
@@ -82,6 +88,7 @@ pub(crate) struct Sequencer {
     core: Arc<Core>,
     log: Arc<WriteLog>,
     orders: Arc<Orders>,
+    cleaner: Arc<Cleaner>,
     inbox: Arc<Mutex<Vec<(ObjectSeq, Outcome)>>>,
     at: Position,
     tail: LogTail,
@@ -93,6 +100,8 @@ pub(crate) struct Sequencer {
     /// The checkpoint in flight.
     prepared: Option<Prepared>,
     publishing: bool,
+    /// What the checkpoint being published condemns.
+    condemned: Vec<ObjectSeq>,
     /// How many of the requests for a checkpoint it answers.
     answers: u64,
     /// The highest record sealed.
@@ -105,6 +114,7 @@ impl Sequencer {
         core: Arc<Core>,
         log: Arc<WriteLog>,
         orders: Arc<Orders>,
+        cleaner: Arc<Cleaner>,
         at: Position,
     ) -> Self {
         let tail = LogTail::new(Arc::clone(log.data()), at.tail.pos, at.tail.seq);
@@ -118,12 +128,14 @@ impl Sequencer {
             core,
             log,
             orders,
+            cleaner,
             inbox: Arc::default(),
             tail,
             begun: Duration::ZERO,
             in_flight: BTreeMap::new(),
             prepared: None,
             publishing: false,
+            condemned: Vec::new(),
             answers: 0,
             sealed: at.log_seq,
             at,
@@ -171,10 +183,11 @@ impl Sequencer {
             let sealed = self.seal_if_due(drain_to, uploaders)?;
             let asked = checkpoint.filter(|_| self.builder.is_empty() && self.tail.pos() >= filled);
             let pointed = self.checkpoint_if_due(asked, uploaders)?;
+            let moved = self.move_if_offered(uploaders);
             self.give_up_late();
             let pressed = drain_to > committed || checkpoint.is_some() || self.is_late();
             uploaders.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
-            if !sealed && !pointed {
+            if !sealed && !pointed && !moved {
                 self.rest(pressed);
             }
         }
@@ -221,6 +234,19 @@ impl Sequencer {
         Ok(true)
     }
 
+    /// Puts what the cleaner wants to move into the stream.
+    fn move_if_offered(&mut self, uploaders: &Uploaders) -> bool {
+        if !self.may_create() {
+            return false;
+        }
+        let Some(moved) = self.cleaner.take_offer() else { return false };
+        let stamp = self.stamp();
+        let batch = Box::new(Batch::of_moved(moved, self.at.size_sectors, self.sealed));
+        self.begin(stamp.seq, None);
+        uploaders.submit(Job::Data { stamp, batch });
+        true
+    }
+
     /// Whether the window allows another object.
     fn may_create(&self) -> bool {
         self.at.next.since(self.at.committed) <= WINDOW
@@ -265,6 +291,8 @@ impl Sequencer {
 
     /// Commits what is uploaded, as far as there is no gap.
     fn commit_ready(&mut self, uploaders: &Uploaders) -> Result<()> {
+        let mut moved = false;
+        let before = self.at.committed;
         while let Some(object) = self.in_flight.first_entry() {
             if object.get().done.is_none() {
                 break;
@@ -272,9 +300,11 @@ impl Sequencer {
             let (seq, object) = object.remove_entry();
             match object.done {
                 Some(Outcome::Data { header, batch, bytes }) => {
-                    self.core.step("batch.commit")?;
+                    let is_moved = batch.moved_from.is_some();
+                    self.core.step(if is_moved { "gc.commit" } else { "batch.commit" })?;
                     self.apply(&header, &batch, bytes);
                     self.at.since_checkpoint += 1;
+                    moved |= is_moved;
                 }
                 Some(Outcome::Checkpoint { stamp }) => self.publish_checkpoint(&stamp, uploaders),
                 _ => {}
@@ -286,6 +316,9 @@ impl Sequencer {
                 self.log.release(cut.pos, cut.seq, seq);
             }
             self.orders.committed(object.through, seq);
+        }
+        if self.at.committed > before {
+            self.cleaner.committed(moved);
         }
         Ok(())
     }
@@ -302,10 +335,18 @@ impl Sequencer {
                 maps.commit_resize(seq, sectors, resized);
             }
         }
-        let extents: Vec<_> = header.placements().map(CommitExtent::from).collect();
-        for slice in extents.chunks(COMMIT_SLICE) {
-            core.maps.write().commit(seq, slice, batch.through);
+        if header.moved_from().is_some() {
+            let moved: Vec<_> = header.moved().collect();
+            for slice in moved.chunks(COMMIT_SLICE) {
+                core.maps.write().commit_moved(seq, slice);
+            }
+        } else {
+            let extents: Vec<_> = header.placements().map(CommitExtent::from).collect();
+            for slice in extents.chunks(COMMIT_SLICE) {
+                core.maps.write().commit(seq, slice, batch.through);
+            }
         }
+        core.maps.write().objects_mut().settle(seq);
     }
 
     fn checkpoint_if_due(
@@ -327,9 +368,26 @@ impl Sequencer {
         };
         self.core.step("checkpoint.begin")?;
         let covers = self.at.committed;
-        let changed = self.core.maps.read().clean().changed_since(self.at.root.covers);
+        let changed = self.changed_leaves();
         let stamp = self.stamp();
-        let prepared = self.at.root.prepare(stamp, clean, covers, changed, &self.at.fences)?;
+        let facts = Facts { stamp, clean, covers, fences: &self.at.fences };
+        let (maps, newest) = (&self.core.maps, self.at.root.seq());
+        let prepared = self.at.root.prepare(&facts, changed, |held| {
+            let mut maps = maps.write();
+            let objects = maps.objects_mut();
+            // Checkpoints whose leaves were all written anew. The newest one stays, for the
+            // superblock names it beside the one that follows.
+            let of_map = objects.iter().filter(|(_, usage)| usage.is_map());
+            let useless: Vec<_> = of_map
+                .map(|(object, _)| object)
+                .filter(|object| *object < newest && !held.contains_key(object))
+                .collect();
+            for object in useless {
+                objects.bury(object, covers);
+            }
+            objects.condemn(covers);
+            objects.records(covers)
+        })?;
         self.begin(stamp.seq, None);
         let (head, body) = (prepared.head.clone(), prepared.body.clone());
         self.prepared = Some(prepared);
@@ -345,11 +403,35 @@ impl Sequencer {
         Ok(true)
     }
 
+    /// The leaves that the next checkpoint writes: those that changed and, where checkpoints take up
+    /// much more room than the leaves that they are kept for, those of the one with the fewest.
+    fn changed_leaves(&self) -> Vec<LeafChange> {
+        let (maps, root) = (self.core.maps.read(), &self.at.root);
+        let mut changed = maps.clean().changed_since(root.covers);
+        let held = root.held();
+        let of_map = maps.objects().iter().filter(|(_, usage)| usage.is_map());
+        let stored: u64 = of_map.map(|(_, usage)| usage.stored_bytes).sum();
+        if stored > MAP_SLACK * held.values().sum::<u64>() + MAP_SLACK_BYTES
+            && let Some((sparse, _)) = held.iter().min_by_key(|(_, bytes)| **bytes)
+        {
+            let known: HashSet<_> = changed.iter().map(|change| change.index).collect();
+            let more = root.leaves_in(*sparse).filter(|index| !known.contains(index));
+            changed.extend(more.filter_map(|index| maps.clean().leaf(index)));
+        }
+        changed
+    }
+
     /// A checkpoint is committed: from now on recovery may start there.
     fn publish_checkpoint(&mut self, stamp: &Stamp, uploaders: &Uploaders) {
         let Some(prepared) = self.prepared.take() else { return };
         let covers = prepared.root.covers;
-        self.core.maps.write().forget_removed_leaves(covers);
+        {
+            let bytes = (prepared.head.len() + prepared.body.len()) as u64;
+            let mut maps = self.core.maps.write();
+            maps.forget_removed_leaves(covers);
+            maps.objects_mut().add(stamp.seq, 0, bytes);
+        }
+        self.condemned = prepared.condemned;
         self.at.root = prepared.root;
         self.publishing = true;
         let checkpoint = CheckpointRef { seq: stamp.seq, covers };
@@ -377,6 +459,7 @@ impl Sequencer {
 
     fn published(&mut self) {
         self.publishing = false;
+        self.cleaner.announce(std::mem::take(&mut self.condemned));
         let answers = self.answers;
         self.orders.publish(|o| o.answered = answers);
     }

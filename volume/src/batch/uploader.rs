@@ -221,9 +221,10 @@ impl Worker {
         })
         .map_err(|e| e.of(core.stream.describe(stamp.seq)))?;
         self.buffers.give(std::mem::take(&mut batch.data));
-        core.step("batch.put")?;
+        let is_moved = batch.moved_from.is_some();
+        core.step(if is_moved { "gc.put" } else { "batch.put" })?;
         self.put(&stamp, &[IoSlice::new(&encoded.head), IoSlice::new(&encoded.body)])?;
-        core.step("batch.created")?;
+        core.step(if is_moved { "gc.created" } else { "batch.created" })?;
         let bytes = (encoded.head.len() + encoded.body.len()) as u64;
         self.buffers.give(encoded.body);
         Ok(Outcome::Data { header: Box::new(encoded.header), batch, bytes })
@@ -237,7 +238,7 @@ impl Worker {
                 count(&health.object_bytes_put, parts.iter().map(|p| p.len() as u64).sum());
                 Ok(())
             }
-            Created::Theirs(header) => Err(self.deposed(stamp, &header)),
+            Created::Theirs(found) => Err(self.deposed(stamp, &found.header)),
         }
     }
 

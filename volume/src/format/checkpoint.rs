@@ -19,6 +19,15 @@
 //! | varint | number of fences, and of each, in ascending order: |
 //! | varint, varint, u128, varint | its ObjectSeq, epoch, nonce, LogSeq |
 //! | text | its host |
+//! | varint | number of objects, and of each, in ascending order: |
+//! | varint | how far its number lies after that of the one before it |
+//! | varint, varint, varint | its bytes in the store, sectors of data, sectors that the map points at |
+//! | varint | 0 if it is needed; else how far its last use lies before `covers`, times 2, plus 1, and one more if it is condemned |
+//!
+//! The **objects** are all those up to `covers` that are in the store, but for fences and fillers,
+//! which stay for ever. An object that nothing points at any more is *dead*; one that a checkpoint
+//! names as *condemned* may be deleted as soon as the superblock names that checkpoint, by whoever
+//! has the volume then, and will never be pointed at again.
 
 use super::codec::{Reader, Writer};
 use super::error::{FormatError, FormatResult};
@@ -34,6 +43,7 @@ pub const LEAF_INDEX_LIMIT: u64 = Extent::LBA_LIMIT / LEAF_SECTORS as u64;
 
 const LEAF_REF_BYTES_MIN: usize = 13;
 const FENCE_RECORD_BYTES_MIN: usize = 20;
+const OBJECT_RECORD_BYTES_MIN: usize = 5;
 
 /// Where a leaf of the map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +73,23 @@ pub struct FenceRecord {
     pub host: ShortText,
 }
 
+/// What is known of an object in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectRecord {
+    /// Its number.
+    pub seq: ObjectSeq,
+    /// Its size in bytes.
+    pub stored_bytes: u64,
+    /// Sectors of data that it holds.
+    pub data_sectors: u64,
+    /// Of them those that the map points at.
+    pub live_sectors: u64,
+    /// The number from which on nothing points at it, if so.
+    pub dead_since: Option<ObjectSeq>,
+    /// Whether it may be deleted.
+    pub condemned: bool,
+}
+
 /// The header of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckpointHeader {
@@ -76,6 +103,8 @@ pub struct CheckpointHeader {
     pub leaves: Vec<LeafRef>,
     /// All fences so far, by ascending number.
     pub fences: Vec<FenceRecord>,
+    /// All objects, by ascending number.
+    pub objects: Vec<ObjectRecord>,
     /// Bytes of the body: the leaves that this object holds.
     pub body_len: u64,
 }
@@ -112,9 +141,12 @@ impl CheckpointHeader {
             covers: ObjectSeq::new(r.varint()?),
             leaves: decode_leaves(&mut r, common.stamp.seq)?,
             fences: decode_fences(&mut r)?,
+            objects: Vec::new(),
             body_len: common.body_len,
         };
+        let objects = decode_objects(&mut r, header.covers)?;
         r.finish()?;
+        let header = Self { objects, ..header };
         header.validate()?;
         Ok(header)
     }
@@ -128,6 +160,23 @@ impl CheckpointHeader {
         }
         if !self.fences.is_sorted_by(|a, b| a.id.seq < b.id.seq) {
             return Err(FormatError::Invalid("the checkpoint's fences are out of order"));
+        }
+        if !self.objects.is_sorted_by(|a, b| a.seq < b.seq) {
+            return Err(FormatError::Invalid("the checkpoint's objects are out of order"));
+        }
+        for object in &self.objects {
+            let possible = object.seq <= self.covers
+                && object.live_sectors <= object.data_sectors
+                && object.data_sectors <= u32::MAX.into()
+                && match object.dead_since {
+                    Some(since) => {
+                        object.live_sectors == 0 && (object.seq..=self.covers).contains(&since)
+                    }
+                    None => !object.condemned,
+                };
+            if !possible {
+                return Err(FormatError::Invalid("an object of the checkpoint is impossible"));
+            }
         }
         for leaf in &self.leaves {
             let end = leaf.offset.checked_add(leaf.len.into());
@@ -165,6 +214,19 @@ impl CheckpointHeader {
             w.u128(fence.id.nonce.get());
             w.varint(fence.log_seq.get());
             fence.host.encode(&mut w);
+        }
+        w.count(self.objects.len());
+        let mut before = ObjectSeq::ZERO;
+        for object in &self.objects {
+            w.varint(object.seq.since(before));
+            w.varint(object.stored_bytes);
+            w.varint(object.data_sectors);
+            w.varint(object.live_sectors);
+            w.varint(match object.dead_since {
+                None => 0,
+                Some(since) => (self.covers.since(since) << 1) + 1 + u64::from(object.condemned),
+            });
+            before = object.seq;
         }
         w.into_vec()
     }
@@ -209,6 +271,34 @@ fn decode_fences(r: &mut Reader<'_>) -> FormatResult<Vec<FenceRecord>> {
     Ok(fences)
 }
 
+fn decode_objects(r: &mut Reader<'_>, covers: ObjectSeq) -> FormatResult<Vec<ObjectRecord>> {
+    let impossible = FormatError::Invalid("an object of the checkpoint is impossible");
+    let count = r.count(OBJECT_RECORD_BYTES_MIN)?;
+    let mut objects = Vec::with_capacity(count);
+    let mut before = 0u64;
+    for _ in 0..count {
+        before = before.checked_add(r.varint()?).ok_or(impossible.clone())?;
+        let (stored_bytes, data_sectors, live_sectors) = (r.varint()?, r.varint()?, r.varint()?);
+        let fate = r.varint()?;
+        let dead_since = match fate.checked_sub(1) {
+            None => None,
+            Some(fate) => {
+                let since = covers.get().checked_sub(fate >> 1).ok_or(impossible.clone())?;
+                Some(ObjectSeq::new(since))
+            }
+        };
+        objects.push(ObjectRecord {
+            seq: ObjectSeq::new(before),
+            stored_bytes,
+            data_sectors,
+            live_sectors,
+            dead_since,
+            condemned: fate > 0 && fate & 1 == 0,
+        });
+    }
+    Ok(objects)
+}
+
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "tests may panic")]
 mod tests {
@@ -231,6 +321,17 @@ mod tests {
         }
     }
 
+    fn object(seq: u64, live: u64, dead_since: Option<u64>, condemned: bool) -> ObjectRecord {
+        ObjectRecord {
+            seq: ObjectSeq::new(seq),
+            stored_bytes: 5 << 20,
+            data_sectors: 16384,
+            live_sectors: live,
+            dead_since: dead_since.map(ObjectSeq::new),
+            condemned,
+        }
+    }
+
     fn example() -> CheckpointHeader {
         CheckpointHeader {
             stamp: stamp(),
@@ -246,6 +347,11 @@ mod tests {
                 log_seq: LogSeq::new(0),
                 host: ShortText::truncated("node1"),
             }],
+            objects: vec![
+                object(2, 100, None, false),
+                object(900, 0, Some(990), false),
+                object(901, 0, Some(998), true),
+            ],
             body_len: 600,
         }
     }
@@ -275,6 +381,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         let with_leaves = |leaves| CheckpointHeader { leaves, ..example() };
+        let with_objects = |objects| CheckpointHeader { objects, ..example() };
         let twice = [example().fences, example().fences].concat();
         let late = LeafRef { last_change: ObjectSeq::new(999), ..leaf(0, 1000, 0) };
         let refused = [
@@ -287,6 +394,13 @@ mod tests {
             with_leaves(vec![leaf(0, 900, u64::MAX)]),
             with_leaves(vec![leaf(LEAF_INDEX_LIMIT, 900, 0)]),
             with_leaves(vec![late]),
+            with_objects(vec![object(5, 1, None, false), object(5, 1, None, false)]),
+            with_objects(vec![object(999, 1, None, false)]),
+            with_objects(vec![object(5, 16385, None, false)]),
+            with_objects(vec![object(5, 1, Some(7), false)]),
+            with_objects(vec![object(5, 0, Some(4), false)]),
+            with_objects(vec![object(5, 0, Some(999), false)]),
+            with_objects(vec![object(5, 0, None, true)]),
         ];
         for header in refused {
             let error = header.encode().expect_err("contradiction");
@@ -299,7 +413,8 @@ mod tests {
         let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
         let of_leaves = [&[1], &huge[..]].concat();
         let of_fences = [&[1, 0], &huge[..]].concat();
-        for tables in [of_leaves, of_fences] {
+        let of_objects = [&[1, 0, 0], &huge[..]].concat();
+        for tables in [of_leaves, of_fences, of_objects] {
             let bytes = with_tables(&example().encode().unwrap(), &tables);
             assert_eq!(CheckpointHeader::decode(&bytes), Err(FormatError::Truncated));
         }

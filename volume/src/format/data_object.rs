@@ -22,7 +22,12 @@
 //! | varint | number of frames |
 //! | varint, u8, u64 | of each: stored length, codec, checksum of the stored bytes |
 //!
-//! Extents are in ascending order and do not overlap.
+//! | varint, varint | of each extent of an object with moved data: how far the object that it comes from lies before this one, and the sector there |
+//!
+//! Extents are in ascending order and do not overlap. An object with **moved data** (kind 2) holds
+//! copies of what the map points at in older objects, and nothing else. Whoever applies it points
+//! the map at the copy only where it still points at the original: what was written meanwhile is
+//! newer, whatever the numbers of the objects.
 
 use lsvd_store::ByteRange;
 
@@ -31,9 +36,9 @@ pub use super::compress::FRAME_BYTES_MAX;
 use super::compress::FrameCodec;
 use super::error::{FormatError, FormatResult};
 use super::object_header::{
-    CommonHeader, ObjectKind, Stamp, decode_with_tables, encode_with_tables, header_len,
+    CommonHeader, ObjectKind, Stamp, decode_with_tables, encode_with_tables, header_len, peek,
 };
-use crate::units::{Extent, Lba, SECTOR_BYTES};
+use crate::units::{Extent, Lba, ObjectSeq, SECTOR_BYTES};
 
 /// Logical bytes of a frame, unless something else is asked for.
 pub const FRAME_BYTES_DEFAULT: u32 = 64 << 10;
@@ -60,6 +65,26 @@ pub struct ObjectExtent {
     pub extent: Extent,
     /// What.
     pub kind: ExtentKind,
+}
+
+/// A place in the data of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// The object.
+    pub object: ObjectSeq,
+    /// Offset in its data, in sectors.
+    pub sector: u32,
+}
+
+/// A copy, in an object, of what the map pointed at elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedExtent {
+    /// The sectors on the disk.
+    pub extent: Extent,
+    /// Offset in the data of the object that holds the copy, in sectors.
+    pub object_sector: u32,
+    /// What was copied.
+    pub from: Place,
 }
 
 /// One stored frame.
@@ -92,6 +117,8 @@ pub struct DataHeader {
     frame_bytes: u32,
     extents: Vec<ObjectExtent>,
     frames: Vec<FrameRef>,
+    /// Of each extent where its content comes from, if this is moved data.
+    moved_from: Option<Vec<Place>>,
     logical_sectors: u32,
 }
 
@@ -107,17 +134,41 @@ impl DataHeader {
         extents: Vec<ObjectExtent>,
         frames: Vec<FrameRef>,
     ) -> FormatResult<Self> {
-        let header_len = header_len(&encode_tables(frame_bytes, &extents, &frames))?;
+        Self::build(stamp, frame_bytes, extents, frames, None)
+    }
+
+    /// As [`Self::new`], for copies of what lies at `moved_from`, one place for each extent.
+    ///
+    /// # Errors
+    /// As [`Self::new`]; also if there is a trim, or a place that is not in an older object.
+    pub fn of_moved(
+        stamp: Stamp,
+        frame_bytes: u32,
+        extents: Vec<ObjectExtent>,
+        frames: Vec<FrameRef>,
+        moved_from: Vec<Place>,
+    ) -> FormatResult<Self> {
+        Self::build(stamp, frame_bytes, extents, frames, Some(moved_from))
+    }
+
+    fn build(
+        stamp: Stamp,
+        frame_bytes: u32,
+        extents: Vec<ObjectExtent>,
+        frames: Vec<FrameRef>,
+        moved_from: Option<Vec<Place>>,
+    ) -> FormatResult<Self> {
+        let kind = if moved_from.is_some() { ObjectKind::Moved } else { ObjectKind::Data };
         let body_len = frames.iter().map(|f| u64::from(f.stored_len)).sum();
-        let common =
-            CommonHeader { kind: ObjectKind::Data, clean: false, header_len, body_len, stamp };
-        Self::checked(common, frame_bytes, extents, frames)
+        let common = CommonHeader { kind, clean: false, header_len: 0, body_len, stamp };
+        let mut header = Self::checked(common, frame_bytes, extents, frames, moved_from)?;
+        header.common.header_len = header_len(&header.encode_tables())?;
+        Ok(header)
     }
 
     /// The header's bytes; the stored frames go after them.
     pub fn encode(&self) -> Vec<u8> {
-        let tables = encode_tables(self.frame_bytes, &self.extents, &self.frames);
-        encode_with_tables(&self.common, &tables)
+        encode_with_tables(&self.common, &self.encode_tables())
     }
 
     /// Decodes the header; `bytes` are at least all of it.
@@ -126,12 +177,21 @@ impl DataHeader {
     /// `Truncated` if [`super::peek`] says that the header is longer; whatever else makes it
     /// anything but a data object's.
     pub fn decode(bytes: &[u8]) -> FormatResult<Self> {
-        let (common, mut r) = decode_with_tables(bytes, ObjectKind::Data)?;
+        let kind = if peek(bytes)?.kind == ObjectKind::Moved {
+            ObjectKind::Moved
+        } else {
+            ObjectKind::Data
+        };
+        let (common, mut r) = decode_with_tables(bytes, kind)?;
         let frame_bytes = r.u32()?;
         let extents = decode_extents(&mut r)?;
         let frames = decode_frames(&mut r)?;
+        let moved_from = match kind {
+            ObjectKind::Moved => Some(decode_places(&mut r, common.stamp.seq, extents.len())?),
+            _ => None,
+        };
         r.finish()?;
-        Self::checked(common, frame_bytes, extents, frames)
+        Self::checked(common, frame_bytes, extents, frames, moved_from)
     }
 
     fn checked(
@@ -139,6 +199,7 @@ impl DataHeader {
         frame_bytes: u32,
         extents: Vec<ObjectExtent>,
         frames: Vec<FrameRef>,
+        moved_from: Option<Vec<Place>>,
     ) -> FormatResult<Self> {
         if !frame_bytes.is_power_of_two()
             || !(FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(&frame_bytes)
@@ -153,7 +214,15 @@ impl DataHeader {
             .filter(|e| e.kind == ExtentKind::Data)
             .try_fold(0u32, |sum, e| sum.checked_add(u32::try_from(e.extent.sectors()).ok()?))
             .ok_or(FormatError::Invalid("the object's extents hold too much data"))?;
-        let header = Self { common, frame_bytes, extents, frames, logical_sectors };
+        if let Some(places) = &moved_from
+            && (places.is_empty()
+                || places.len() != extents.len()
+                || extents.iter().any(|e| e.kind == ExtentKind::Trim)
+                || places.iter().any(|p| p.object >= common.stamp.seq))
+        {
+            return Err(FormatError::Invalid("the object says impossible things of moved data"));
+        }
+        let header = Self { common, frame_bytes, extents, frames, moved_from, logical_sectors };
         if header.frames.len() as u64 != header.logical_bytes().div_ceil(frame_bytes.into()) {
             return Err(FormatError::Invalid("the object's frames do not match its extents"));
         }
@@ -204,6 +273,19 @@ impl DataHeader {
         })
     }
 
+    /// Of each extent where its content was before, if this object holds moved data.
+    pub fn moved_from(&self) -> Option<&[Place]> {
+        self.moved_from.as_deref()
+    }
+
+    /// The extents of an object with moved data, and where their content was and is.
+    pub fn moved(&self) -> impl Iterator<Item = MovedExtent> + '_ {
+        let places = self.moved_from.as_deref().unwrap_or_default();
+        self.placements().zip(places).filter_map(|((extent, at), from)| {
+            Some(MovedExtent { extent, object_sector: at?, from: *from })
+        })
+    }
+
     /// The stored frames, in order.
     pub fn frames(&self) -> &[FrameRef] {
         &self.frames
@@ -232,26 +314,42 @@ impl DataHeader {
         let offset = self.frames.iter().take(index).map(|f| u64::from(f.stored_len)).sum();
         self.common.body_range(offset, len.into())
     }
+
+    fn encode_tables(&self) -> Vec<u8> {
+        let places = self.moved_from.as_deref().unwrap_or_default();
+        let bytes = 16 + self.extents.len() * 6 + self.frames.len() * 12 + places.len() * 6;
+        let mut w = Writer::with_capacity(bytes);
+        w.u32(self.frame_bytes);
+        w.count(self.extents.len());
+        let mut end = Lba::ZERO;
+        for ObjectExtent { extent, kind } in &self.extents {
+            w.varint(extent.start().since(end));
+            // Extents are shorter than 2^54 sectors.
+            w.varint(extent.sectors() << 1 | u64::from(*kind == ExtentKind::Trim));
+            end = extent.end();
+        }
+        w.count(self.frames.len());
+        for frame in &self.frames {
+            w.varint(frame.stored_len.into());
+            w.u8(frame.codec as u8);
+            w.u64(frame.sum);
+        }
+        for place in places {
+            w.varint(self.common.stamp.seq.since(place.object));
+            w.varint(place.sector.into());
+        }
+        w.into_vec()
+    }
 }
 
-fn encode_tables(frame_bytes: u32, extents: &[ObjectExtent], frames: &[FrameRef]) -> Vec<u8> {
-    let mut w = Writer::with_capacity(16 + extents.len() * 6 + frames.len() * 12);
-    w.u32(frame_bytes);
-    w.count(extents.len());
-    let mut end = Lba::ZERO;
-    for ObjectExtent { extent, kind } in extents {
-        w.varint(extent.start().since(end));
-        // Extents are shorter than 2^54 sectors.
-        w.varint(extent.sectors() << 1 | u64::from(*kind == ExtentKind::Trim));
-        end = extent.end();
+fn decode_places(r: &mut Reader<'_>, holder: ObjectSeq, count: usize) -> FormatResult<Vec<Place>> {
+    let mut places = Vec::with_capacity(count);
+    for _ in 0..count {
+        let object = holder.get().checked_sub(r.varint()?);
+        let object = object.ok_or(FormatError::Invalid("moved data comes from nowhere"))?;
+        places.push(Place { object: ObjectSeq::new(object), sector: r.varint_u32()? });
     }
-    w.count(frames.len());
-    for frame in frames {
-        w.varint(frame.stored_len.into());
-        w.u8(frame.codec as u8);
-        w.u64(frame.sum);
-    }
-    w.into_vec()
+    Ok(places)
 }
 
 fn decode_extents(r: &mut Reader<'_>) -> FormatResult<Vec<ObjectExtent>> {
@@ -328,6 +426,40 @@ mod tests {
              000000000000",
         );
         assert_eq!(DataHeader::decode(&bytes), Ok(example()));
+    }
+
+    /// The same data, moved there from two older objects.
+    fn moved() -> DataHeader {
+        let extents = vec![extent(8, 16, ExtentKind::Data), extent(400, 200, ExtentKind::Data)];
+        let frames = vec![frame(30000, FrameCodec::Lz4), frame(45056, FrameCodec::Raw)];
+        let place = |object, sector| Place { object: ObjectSeq::new(object), sector };
+        let moved_from = vec![place(999, 0), place(3, 70_000)];
+        DataHeader::of_moved(stamp(), FRAME_BYTES_DEFAULT, extents, frames, moved_from).unwrap()
+    }
+
+    #[test]
+    fn golden_of_moved_data() {
+        let bytes = moved().encode();
+        assert_golden(&bytes, "GOLDEN");
+        assert_eq!(DataHeader::decode(&bytes), Ok(moved()));
+    }
+
+    #[test]
+    fn moved_data_comes_from_older_objects_and_is_no_trim() {
+        let place = |object| Place { object: ObjectSeq::new(object), sector: 0 };
+        let build = |kind, places| {
+            DataHeader::of_moved(
+                stamp(),
+                FRAME_BYTES_DEFAULT,
+                vec![extent(8, 1 << 7, kind)],
+                vec![frame(65536, FrameCodec::Raw)],
+                places,
+            )
+        };
+        build(ExtentKind::Data, vec![place(999)]).expect("it is sound");
+        build(ExtentKind::Data, vec![]).expect_err("no place");
+        build(ExtentKind::Data, vec![place(1000)]).expect_err("it comes from itself");
+        build(ExtentKind::Trim, vec![place(999)]).expect_err("a trim");
     }
 
     #[test]

@@ -41,9 +41,9 @@ pub mod superblock;
 #[expect(clippy::indexing_slicing, reason = "tests may panic")]
 mod testing;
 
-pub use checkpoint::{CheckpointHeader, FenceRecord, LeafRef};
+pub use checkpoint::{CheckpointHeader, FenceRecord, LeafRef, ObjectRecord};
 pub use compress::{FrameCodec, compress_frame, decompress_frame};
-pub use data_object::{DataHeader, ExtentKind, FrameRef, ObjectExtent};
+pub use data_object::{DataHeader, ExtentKind, FrameRef, MovedExtent, ObjectExtent, Place};
 pub use error::{FormatError, FormatResult};
 pub use fence::{FenceHeader, FillerHeader};
 pub use ids::{FenceId, LogId, Nonce, ShortText, StoreId, VolumeTag};

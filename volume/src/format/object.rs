@@ -9,7 +9,7 @@ use super::object_header::{ObjectKind, Stamp, peek};
 /// A decoded header, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObjectHeader {
-    /// Writes and trims.
+    /// Writes and trims, or data that was moved.
     Data(DataHeader),
     /// The map.
     Checkpoint(CheckpointHeader),
@@ -27,7 +27,7 @@ impl ObjectHeader {
     /// but an object's header.
     pub fn decode(bytes: &[u8]) -> FormatResult<Self> {
         Ok(match peek(bytes)?.kind {
-            ObjectKind::Data => Self::Data(DataHeader::decode(bytes)?),
+            ObjectKind::Data | ObjectKind::Moved => Self::Data(DataHeader::decode(bytes)?),
             ObjectKind::Checkpoint => Self::Checkpoint(CheckpointHeader::decode(bytes)?),
             ObjectKind::Fence => Self::Fence(FenceHeader::decode(bytes)?),
             ObjectKind::Filler => Self::Filler(FillerHeader::decode(bytes)?),
@@ -63,6 +63,7 @@ mod tests {
                 covers: ObjectSeq::ZERO,
                 leaves: vec![],
                 fences: vec![],
+                objects: vec![],
                 body_len: 0,
             }),
             ObjectHeader::Fence(FenceHeader { stamp: stamp(), host: ShortText::default() }),

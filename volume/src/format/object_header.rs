@@ -54,12 +54,14 @@ const VERSION: u32 = 1;
 const CHECKSUM_OFFSET: usize = COMMON_BYTES - 8;
 const FLAG_CLEAN: u8 = 1;
 
-/// What an object is for. Number 2 is reserved for objects written by a collector.
+/// What an object is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum ObjectKind {
     /// Holds writes and trims.
     Data = 1,
+    /// Holds data that was moved there from other objects.
+    Moved = 2,
     /// Holds the map.
     Checkpoint = 3,
     /// Begins a writer's reign.
@@ -72,6 +74,7 @@ impl ObjectKind {
     fn from_raw(raw: u8) -> FormatResult<Self> {
         Ok(match raw {
             1 => Self::Data,
+            2 => Self::Moved,
             3 => Self::Checkpoint,
             4 => Self::Fence,
             5 => Self::Filler,

@@ -162,6 +162,13 @@ impl CleanMap {
         }
     }
 
+    /// A leaf as a checkpoint takes it; `None` if nothing is mapped there.
+    pub fn leaf(&self, index: LeafIndex) -> Option<LeafChange> {
+        let slot = self.leaves.get(&index)?;
+        let leaf = Some(Arc::clone(&slot.leaf));
+        Some(LeafChange { index, leaf, last_change: slot.last_change })
+    }
+
     /// Appends to `out` pieces that cover `extent` completely, in order.
     pub fn lookup(&self, extent: Extent, out: &mut Vec<CleanPiece>) {
         let mut cursor = extent.start();

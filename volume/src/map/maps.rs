@@ -7,6 +7,7 @@
 //! | a write or trim is acknowledged | [`Maps::write`], [`Maps::trim`]: into the dirty map |
 //! | the volume is resized | [`Maps::resize`]: a shrink is a trim of all beyond the new end |
 //! | an object is committed | [`Maps::commit`], as often as it has slices: dirty to clean |
+//! | one with moved data is | [`Maps::commit_moved`], likewise: clean to clean |
 //!
 //! A record must be in the dirty map before the sequencer may take it: the commit of its
 //! object removes it from there, and one that came later would stay for ever.
@@ -14,6 +15,7 @@
 use super::clean_map::{CleanMap, CleanPiece};
 use super::dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 use super::object_table::ObjectTable;
+use crate::format::{MovedExtent, ObjectRecord};
 use crate::units::{Extent, Lba, LogPos, LogSeq, ObjectSeq};
 
 /// A part of the answer of [`Maps::lookup`].
@@ -113,14 +115,16 @@ impl Maps {
         Self { sectors, ..Self::default() }
     }
 
-    /// The map that a checkpoint describes: `clean` as it is, live sectors counted from it.
-    pub fn from_clean(sectors: u64, clean: CleanMap) -> Self {
+    /// The map that a checkpoint describes: `clean` as it is, live sectors counted from it, and all
+    /// else that is known of the `objects`.
+    pub fn from_clean(sectors: u64, clean: CleanMap, known: &[ObjectRecord]) -> Self {
         let mut objects = ObjectTable::new();
         for (_, slot) in clean.leaves() {
             for extent in slot.leaf.extents() {
                 objects.gained(extent.object, u64::from(extent.sectors));
             }
         }
+        known.iter().for_each(|record| objects.restore(record));
         Self { dirty: DirtyMap::new(), clean, objects, sectors }
     }
 
@@ -198,7 +202,8 @@ impl Maps {
     pub fn commit(&mut self, object: ObjectSeq, slice: &[CommitExtent], through: LogSeq) {
         let Self { dirty, clean, objects, .. } = self;
         for part in slice {
-            let freed = |object: ObjectSeq, sectors: u32| objects.freed(object, u64::from(sectors));
+            let freed =
+                |lost: ObjectSeq, sectors: u32| objects.freed(lost, u64::from(sectors), object);
             match part.source {
                 CommitSource::Data { object_sector } => {
                     clean.apply_data(part.extent, object, object_sector, object, freed);
@@ -210,13 +215,37 @@ impl Maps {
         }
     }
 
+    /// Commits copies that `object` holds: the map points there where it still points at what was
+    /// copied. Whatever is dirty is newer and stays.
+    pub fn commit_moved(&mut self, object: ObjectSeq, slice: &[MovedExtent]) {
+        let Self { clean, objects, .. } = self;
+        let mut still = Vec::new();
+        for moved in slice {
+            clean.mapped_in(moved.extent, |found, holder, sector| {
+                let skip = found.start().since(moved.extent.start());
+                if holder == moved.from.object && sector == u64::from(moved.from.sector) + skip {
+                    // No extent of an object is longer than its data, whose sectors fit.
+                    still.push((found, moved.object_sector.wrapping_add(skip as u32)));
+                }
+            });
+        }
+        for (extent, sector) in still {
+            clean.apply_data(extent, object, sector, object, |lost, sectors| {
+                objects.freed(lost, u64::from(sectors), object);
+            });
+            objects.gained(object, extent.sectors());
+        }
+    }
+
     /// Commits a resize to `sectors` whose record is `seq`, carried by `object`: what a shrink
     /// cut off leaves the map. The size itself is left alone, for a later resize may have
     /// been acknowledged by now.
     pub fn commit_resize(&mut self, object: ObjectSeq, sectors: u64, seq: LogSeq) {
         let Self { dirty, clean, objects, .. } = self;
         let end = Lba::new(sectors);
-        clean.truncate(end, object, |object, sectors| objects.freed(object, u64::from(sectors)));
+        clean.truncate(end, object, |lost, sectors| {
+            objects.freed(lost, u64::from(sectors), object);
+        });
         dirty.truncate(end, seq);
     }
 
@@ -507,7 +536,7 @@ mod tests {
                 self.maps.objects().total().live_sectors,
                 self.maps.clean().mapped_sectors()
             );
-            let again = Maps::from_clean(self.maps.sectors(), self.maps.clean().clone());
+            let again = Maps::from_clean(self.maps.sectors(), self.maps.clean().clone(), &[]);
             assert_eq!(again.objects().total().live_sectors, self.maps.clean().mapped_sectors());
         }
     }

@@ -99,6 +99,8 @@ impl World {
                 batch_age: Duration::from_millis(20),
                 compression: Compression::Lz4,
                 checkpoint_objects: 5,
+                gc_start_percent: 0,
+                gc_bytes_per_s: None,
                 ..VolumeConfig::default()
             },
             host: "sim-a",

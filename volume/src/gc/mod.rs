@@ -1,0 +1,461 @@
+//! Giving space back to the store: the thread `lsvd-gc`.
+//!
+//! ```text
+//!   commits --> utilisation below the start threshold?
+//!                   | victims: the best by cost and benefit (policy)
+//!                   | gather: what the map still points at, from the cache or the store
+//!                   v
+//!               lsvd-batch: an object with moved data; at its commit the map points at the copy
+//!                   |       where it still points at the original
+//!                   v
+//!               victims are dead --> a checkpoint condemns them --> the superblock names it
+//!                                                                        | no read under way
+//!                                                                        v
+//!                                                                     deleted
+//! ```
+//! * What is deleted was announced: a store deletes without a condition, so a host that was deposed
+//!   meanwhile may do it late. No host ever points at condemned objects again, so that does no harm.
+//! * A crash anywhere loses nothing: copies that were not committed are void or dead, and what was
+//!   condemned and not deleted is condemned still, by the same checkpoint.
+//! * Cleaning makes way for writers and keeps to a bandwidth, but not if hardly anything of what the
+//!   store holds is needed any more.
+//! * Nothing is asked of the store while nothing is committed and nothing dead is left.
+
+mod gather;
+mod policy;
+mod readers;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::batch::Orders;
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::health::count;
+use crate::log::WriteLog;
+use crate::units::{ObjectSeq, SECTOR_BYTES};
+
+pub(crate) use gather::Relocation;
+pub(crate) use readers::Readers;
+
+/// How long a volume is left alone before dead data alone is worth a checkpoint.
+const QUIET: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a wait is over.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Pause after the store failed.
+const BACKOFF: Duration = Duration::from_secs(10);
+
+/// From this share of the log on writers go first.
+const PRESSED_256THS: u64 = 64;
+
+/// But not if the utilisation is so many points below the start threshold.
+const URGENT_POINTS: u64 = 20;
+
+/// Longest wait for reads that may still need an object, before its deletion is put off.
+const READS_WAIT: Duration = Duration::from_secs(60);
+
+/// What came of cleaning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GcReport {
+    /// Share of the data in the store that is needed, in percent.
+    pub utilisation_percent: u64,
+    /// Bytes of data in the store.
+    pub data_bytes: u64,
+    /// Of them those that the map points at.
+    pub live_bytes: u64,
+    /// Bytes of data that were moved.
+    pub moved_bytes: u64,
+    /// Objects that were deleted.
+    pub deleted_objects: u64,
+    /// Their bytes in the store.
+    pub deleted_bytes: u64,
+}
+
+/// The cleaner of one volume open for writing.
+#[derive(Debug)]
+pub(crate) struct Cleaner {
+    core: Arc<Core>,
+    orders: Arc<Orders>,
+    log: Arc<WriteLog>,
+    desk: Mutex<Desk>,
+    changed: Condvar,
+}
+
+/// What others leave for the cleaner, and it for them.
+#[derive(Debug, Default)]
+struct Desk {
+    stop: bool,
+    /// The volume closes: nothing is moved any more.
+    closing: bool,
+    /// Something was committed since the cleaner looked.
+    stirred: bool,
+    /// For the sequencer.
+    offered: Option<Relocation>,
+    /// What was offered is not committed yet.
+    is_moving: bool,
+    /// What the superblock's checkpoint condemns.
+    announced: Vec<ObjectSeq>,
+    is_deleting: bool,
+    /// The utilisation that somebody wants, in percent.
+    wanted: Option<u64>,
+    /// Requests for it, and how many of them were answered, the last one with this.
+    asked: u64,
+    answered: u64,
+    outcome: Option<Result<()>>,
+}
+
+/// What there is to do.
+enum Work {
+    Delete(Vec<ObjectSeq>),
+    Clean {
+        target: u64,
+    },
+    Asked {
+        target: u64,
+        asked: u64,
+    },
+    /// Nothing was committed for a while, and there is dead data.
+    Settle,
+    End,
+}
+
+impl Cleaner {
+    /// A cleaner to whom `condemned` is left by the checkpoint at which the volume was entered.
+    pub(crate) fn new(
+        core: Arc<Core>,
+        orders: Arc<Orders>,
+        log: Arc<WriteLog>,
+        condemned: Vec<ObjectSeq>,
+    ) -> Self {
+        let desk = Desk { announced: condemned, stirred: true, ..Desk::default() };
+        Self { core, orders, log, desk: Mutex::new(desk), changed: Condvar::new() }
+    }
+
+    /// What is to be moved next, for the sequencer.
+    pub(crate) fn take_offer(&self) -> Option<Relocation> {
+        let mut desk = self.desk.lock();
+        if desk.closing {
+            desk.is_moving &= desk.offered.take().is_none();
+            return None;
+        }
+        desk.offered.take()
+    }
+
+    /// Notes that an object was committed; `moved` if it was the one offered last.
+    pub(crate) fn committed(&self, moved: bool) {
+        let mut desk = self.desk.lock();
+        desk.stirred = true;
+        desk.is_moving &= !moved;
+        self.changed.notify_all();
+    }
+
+    /// Notes that the superblock names a checkpoint that condemns these.
+    pub(crate) fn announce(&self, condemned: Vec<ObjectSeq>) {
+        self.desk.lock().announced = condemned;
+        self.changed.notify_all();
+    }
+
+    /// Asks for a utilisation of `target` percent, and for the deletion of all that is dead then.
+    /// Returns what [`Self::wait`] wants.
+    pub(crate) fn ask(&self, target: u64) -> u64 {
+        let mut desk = self.desk.lock();
+        desk.wanted = Some(desk.wanted.map_or(target, |other| other.max(target)));
+        desk.asked += 1;
+        self.changed.notify_all();
+        desk.asked
+    }
+
+    /// Waits for the answer to a request, for at most `time`.
+    pub(crate) fn wait(&self, asked: u64, time: Duration) -> Option<Result<()>> {
+        let mut desk = self.desk.lock();
+        if desk.answered < asked && !desk.stop {
+            self.changed.wait_for(&mut desk, time);
+        }
+        if desk.answered >= asked {
+            return desk.outcome.clone();
+        }
+        desk.stop.then(|| Err(self.core.end_cause()))
+    }
+
+    /// Nothing is moved any more, so that the last checkpoint can be the last object.
+    pub(crate) fn close(&self) {
+        self.desk.lock().closing = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until what was announced is deleted, for at most `time`; `true` if it is.
+    pub(crate) fn wait_deleted(&self, time: Duration) -> bool {
+        let is_over = |desk: &Desk| desk.stop || (desk.announced.is_empty() && !desk.is_deleting);
+        let mut desk = self.desk.lock();
+        if !is_over(&desk) {
+            self.changed.wait_for(&mut desk, time);
+        }
+        is_over(&desk)
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(&self) {
+        self.desk.lock().stop = true;
+        self.changed.notify_all();
+    }
+
+    /// How things stand.
+    pub(crate) fn report(&self) -> GcReport {
+        report(&self.core)
+    }
+
+    /// The thread's body.
+    pub(crate) fn run(&self) -> Result<()> {
+        loop {
+            let outcome = match self.next_work() {
+                Work::End => return Ok(()),
+                Work::Delete(condemned) => self.delete(condemned),
+                Work::Clean { target } => self.clean(target, false).and_then(|()| self.settle()),
+                Work::Settle => self.settle(),
+                Work::Asked { target, asked } => {
+                    let outcome = self.do_all(target);
+                    let mut desk = self.desk.lock();
+                    desk.answered = asked;
+                    desk.outcome = Some(outcome.clone());
+                    self.changed.notify_all();
+                    outcome
+                }
+            };
+            match outcome {
+                Err(error @ Error::Store(_)) => {
+                    log::warn!("volume {:?}: cleaning is put off: {error}", self.core.name());
+                    self.pause(BACKOFF);
+                }
+                // The volume ends, or has failed, which was said.
+                Err(Error::Closing(_)) => {}
+                other => other?,
+            }
+        }
+    }
+
+    fn next_work(&self) -> Work {
+        let mut desk = self.desk.lock();
+        loop {
+            if desk.stop {
+                return Work::End;
+            }
+            if !desk.announced.is_empty() {
+                desk.is_deleting = true;
+                return Work::Delete(std::mem::take(&mut desk.announced));
+            }
+            if let Some(target) = desk.wanted.take() {
+                return Work::Asked { target, asked: desk.asked };
+            }
+            let stirred = std::mem::take(&mut desk.stirred);
+            let config = &self.core.config;
+            let (utilisation, dead) = {
+                let maps = self.core.maps.read();
+                (policy::utilisation(maps.objects()), maps.objects().dead().data_sectors)
+            };
+            if desk.closing || self.orders.ended() {
+                self.changed.wait(&mut desk);
+            } else if stirred && utilisation < config.gc_start_percent {
+                return Work::Clean { target: config.gc_stop_percent };
+            } else if dead == 0 {
+                self.changed.wait(&mut desk);
+            } else if stirred {
+                self.changed.wait_for(&mut desk, QUIET);
+            } else {
+                return Work::Settle;
+            }
+        }
+    }
+
+    /// Whether to leave off what is being done.
+    fn is_over(&self) -> bool {
+        let desk = self.desk.lock();
+        desk.stop || desk.closing || self.orders.ended()
+    }
+
+    fn end(&self) -> Error {
+        Error::Closing(self.core.name().to_string())
+    }
+
+    /// Waits, unless the thread is to end.
+    fn pause(&self, time: Duration) {
+        let until = self.core.platform.monotonic() + time;
+        let mut desk = self.desk.lock();
+        while !desk.stop && !desk.closing {
+            let left = until.saturating_sub(self.core.platform.monotonic());
+            if left.is_zero() {
+                break;
+            }
+            self.changed.wait_for(&mut desk, left.min(TICK));
+        }
+    }
+
+    /// Moves what is needed out of objects until the utilisation is `target` percent.
+    fn clean(&self, target: u64, asked: bool) -> Result<()> {
+        let core = &self.core;
+        let mut spared: BTreeSet<ObjectSeq> = BTreeSet::new();
+        loop {
+            if self.is_over() {
+                return Err(self.end());
+            }
+            if !asked {
+                self.make_way();
+            }
+            let newest = self.orders.committed_object();
+            let limit = core.config.batch_bytes / SECTOR_BYTES;
+            let victims = {
+                let maps = core.maps.read();
+                let spared = |object: ObjectSeq| spared.contains(&object);
+                policy::victims(maps.objects(), target, limit, newest, spared)
+            };
+            if victims.is_empty() {
+                return Ok(());
+            }
+            core.step("gc.begin")?;
+            let relocation = {
+                // Counted, so that nothing is deleted that is being read here.
+                let _reading = core.readers.begin();
+                gather::gather(core, &victims, |object, error| {
+                    log::error!("volume {:?}: it is not cleaned: {error}", core.name());
+                    spared.insert(object);
+                })?
+            };
+            // One round for each victim: what it still holds then is damaged.
+            spared.extend(victims.iter().map(|victim| victim.object));
+            let Some(relocation) = relocation else { continue };
+            core.step("gc.gathered")?;
+            let bytes = relocation.data.len() as u64;
+            self.hand_over(relocation)?;
+            count(&core.health.gc_moved_bytes, bytes);
+            if !asked && let Some(rate) = core.config.gc_bytes_per_s {
+                self.pause(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
+            }
+        }
+    }
+
+    /// Waits while writers need the store more.
+    fn make_way(&self) {
+        let config = &self.core.config;
+        while self.log.backlog().1 >= PRESSED_256THS && !self.is_over() {
+            let utilisation = policy::utilisation(self.core.maps.read().objects());
+            if utilisation + URGENT_POINTS < config.gc_start_percent {
+                return;
+            }
+            self.pause(TICK);
+        }
+    }
+
+    /// Has the sequencer put an object into the stream; returns when it is committed.
+    fn hand_over(&self, relocation: Relocation) -> Result<()> {
+        {
+            let mut desk = self.desk.lock();
+            desk.offered = Some(relocation);
+            desk.is_moving = true;
+        }
+        self.log.wake_tail();
+        let mut desk = self.desk.lock();
+        while desk.is_moving {
+            if desk.stop || self.orders.ended() {
+                return Err(self.end());
+            }
+            if desk.closing && desk.offered.take().is_some() {
+                desk.is_moving = false;
+                return Err(self.end());
+            }
+            self.changed.wait_for(&mut desk, TICK);
+        }
+        Ok(())
+    }
+
+    /// Has what is dead condemned, if there is any data among it.
+    fn settle(&self) -> Result<()> {
+        if self.core.maps.read().objects().dead().data_sectors == 0 {
+            return Ok(());
+        }
+        let asked = self.orders.checkpoint(false);
+        self.log.wake_tail();
+        while !self.orders.wait_checkpoint(asked, TICK) {
+            if self.is_over() {
+                return Err(self.end());
+            }
+        }
+        Ok(())
+    }
+
+    fn do_all(&self, target: u64) -> Result<()> {
+        self.clean(target, true)?;
+        self.settle()?;
+        let condemned = {
+            let mut desk = self.desk.lock();
+            desk.is_deleting = true;
+            std::mem::take(&mut desk.announced)
+        };
+        self.delete(condemned)
+    }
+
+    /// Deletes what was condemned, once nobody reads it any more.
+    fn delete(&self, condemned: Vec<ObjectSeq>) -> Result<()> {
+        let outcome = self.try_delete(&condemned);
+        let mut desk = self.desk.lock();
+        desk.is_deleting = false;
+        if outcome.is_err() && desk.announced.is_empty() {
+            desk.announced = condemned;
+        }
+        self.changed.notify_all();
+        outcome
+    }
+
+    fn try_delete(&self, condemned: &[ObjectSeq]) -> Result<()> {
+        let core = &self.core;
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        core.poison.check_deposed()?;
+        let is_read = core.readers.turn();
+        let until = core.platform.monotonic() + READS_WAIT;
+        while is_read() {
+            let mut desk = self.desk.lock();
+            if desk.stop || core.platform.monotonic() > until {
+                return Err(self.end());
+            }
+            self.changed.wait_for(&mut desk, TICK);
+        }
+        core.step("gc.delete")?;
+        core.uploads.delete(condemned)?;
+        core.step("gc.deleted")?;
+        let (mut objects, mut bytes) = (0, 0);
+        let mut maps = core.maps.write();
+        for object in condemned {
+            if let Some(usage) = maps.objects_mut().forget(*object) {
+                objects += 1;
+                bytes += usage.stored_bytes;
+            }
+        }
+        drop(maps);
+        core.index.forget(condemned);
+        count(&core.health.gc_deleted_objects, objects);
+        count(&core.health.gc_deleted_bytes, bytes);
+        log::debug!("volume {:?}: {objects} objects deleted, {bytes} bytes", core.name());
+        Ok(())
+    }
+}
+
+/// How things stand with the space of a volume.
+pub(crate) fn report(core: &Core) -> GcReport {
+    let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let maps = core.maps.read();
+    let (total, health) = (maps.objects().total(), &core.health);
+    GcReport {
+        utilisation_percent: policy::utilisation(maps.objects()),
+        data_bytes: total.data_sectors * SECTOR_BYTES,
+        live_bytes: total.live_sectors * SECTOR_BYTES,
+        moved_bytes: load(&health.gc_moved_bytes),
+        deleted_objects: load(&health.gc_deleted_objects),
+        deleted_bytes: load(&health.gc_deleted_bytes),
+    }
+}
