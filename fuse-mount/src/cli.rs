@@ -245,6 +245,20 @@ pub(crate) enum Command {
         /// The volume
         name: OsString,
     },
+    /// Give space back to the store: move what is needed out of half-empty objects, and delete them
+    #[command(
+        after_help = "Examples:\n  lsvd-fuse gc disk.img                  until 80% of what the store holds are needed\n  lsvd-fuse gc disk.img --target 95%     as little as possible stays, for more copying\n\nA mount does this by itself, see gc-start, gc-stop and gc-bandwidth. Ctrl-C leaves off; what was done stays done."
+    )]
+    Gc {
+        /// The volume
+        name: OsString,
+        /// How much of the data in the store shall be needed, in percent [default: 80%]
+        #[arg(long, value_name = "PERCENT")]
+        target: Option<String>,
+        /// Without regard to gc-bandwidth and to writers
+        #[arg(long)]
+        now: bool,
+    },
     /// Make what was written so far durable on the SSD, or in the store
     #[command(
         after_help = "Example:\n  lsvd-fuse flush disk.img --wait      returns when the store holds everything"

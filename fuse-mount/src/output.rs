@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::Value;
 
+use crate::control::protocol::Response;
 use crate::sizes::show_bytes;
 
 /// How to print.
@@ -157,17 +158,39 @@ impl Progress {
         }
     }
 
+    /// What a daemon tells meanwhile.
+    pub(crate) fn show_response(&mut self, response: &Response) {
+        match response {
+            Response::Progress { dirty_bytes } => self.show(*dirty_bytes),
+            Response::Collecting(report) => self.show_text(|_| {
+                let (data, live) = (show_bytes(report.data_bytes), show_bytes(report.live_bytes));
+                let percent = report.utilisation_percent;
+                let moved = show_bytes(report.moved_bytes);
+                format!("{percent}% used: {live} of {data} in the store; {moved} moved so far")
+            }),
+            Response::Done(_) | Response::Failed { .. } => {}
+        }
+    }
+
     /// So much is left.
     pub(crate) fn show(&mut self, left: u64) {
-        let pause = if self.terminal { 200 } else { 3000 };
         let first = *self.first.get_or_insert(left);
+        self.show_text(|seconds| {
+            let rate = (first.saturating_sub(left) as f64 / seconds) as u64;
+            format!("{} left for the store, {}/s", show_bytes(left), show_bytes(rate))
+        });
+    }
+
+    /// Shows a text, unless the last one was shown a moment ago. It is told the seconds since the
+    /// beginning.
+    fn show_text(&mut self, text: impl FnOnce(f64) -> String) {
+        let pause = if self.terminal { 200 } else { 3000 };
         if self.shown.is_some_and(|at| at.elapsed().as_millis() < pause) {
             return;
         }
         self.shown = Some(std::time::Instant::now());
         let seconds = self.started.elapsed().as_secs_f64().max(0.001);
-        let rate = (first.saturating_sub(left) as f64 / seconds) as u64;
-        let text = format!("{} left for the store, {}/s", show_bytes(left), show_bytes(rate));
+        let text = text(seconds);
         let written = if self.terminal {
             write!(io::stderr(), "\r\x1b[K{text}")
         } else {

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use crate::core::Core;
 use crate::error::Error;
+use crate::gc::GcReport;
 use crate::request_stats::RequestStats;
 use crate::units::SECTOR_BYTES;
 use crate::writer::Writer;
@@ -50,6 +51,9 @@ pub struct VolumeStats {
     pub object_bytes_put: u64,
     /// The highest object committed.
     pub committed_object: u64,
+    /// Space in the store, and what was done for it.
+    #[serde(default)]
+    pub gc: GcReport,
     /// Requests for this volume's objects since its opening began.
     pub requests: RequestStats,
     /// Those that opening it took.
@@ -100,6 +104,7 @@ impl VolumeStats {
             trims: load(&health.trims),
             objects_put: load(&health.objects_put),
             object_bytes_put: load(&health.object_bytes_put),
+            gc: crate::gc::report(core),
             requests: RequestStats::new(&core.requests(), load(&health.write_bytes)),
             opening: core
                 .opening

@@ -15,6 +15,7 @@ use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::follow::Follower;
+use crate::gc::{GcReport, Wish};
 use crate::health::count;
 use crate::log::{Entry, Pass, Refused, Wait, WriteLog};
 use crate::park::{Request, write_entries};
@@ -322,6 +323,31 @@ impl Volume {
             }
         }
         Ok(())
+    }
+
+    /// Cleans what the store holds until `target` percent of its data are needed, and deletes what
+    /// is not any more; `now` without regard to the bandwidth set and to writers. `progress` is told
+    /// how things stand, and may break it off by returning false. What it reports as moved and deleted counts from the volume's opening.
+    ///
+    /// # Errors
+    /// The volume cannot be written, or the store fails.
+    pub fn collect(
+        &self,
+        target: u64,
+        now: bool,
+        progress: &mut dyn FnMut(GcReport) -> bool,
+    ) -> Result<GcReport> {
+        let cleaner = &self.writer()?.cleaner;
+        let asked = cleaner.ask(Wish { target, now });
+        loop {
+            if let Some(outcome) = cleaner.wait(asked, TICK) {
+                return outcome.map(|()| cleaner.report());
+            }
+            if !progress(cleaner.report()) {
+                cleaner.take_back();
+                return Ok(cleaner.report());
+            }
+        }
     }
 
     /// Bytes acknowledged but not yet committed in the store.

@@ -5,6 +5,7 @@ mod create;
 mod delete;
 mod discard_log;
 mod flush;
+mod gc;
 mod info;
 mod inspect;
 mod list;
@@ -62,6 +63,9 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Rename { old, new } => rename::run(&settings, &old, &new, output),
         Command::Delete { name } => delete::run(&settings, &name, output),
+        Command::Gc { name, target, now } => {
+            gc::run(&settings, &name, target.as_deref(), now, output)
+        }
         Command::Flush { name, wait } => flush::run(&settings, &name, wait, output),
         Command::Inspect { name, object, map } => {
             inspect::run(&settings, &name, object, map, output)
@@ -96,7 +100,10 @@ fn perform(settings: &Settings, request: &Request) -> Result<Value> {
     match Client::connect(&socket_in(&settings.cache_dir.value))? {
         Some(mut client) => {
             refuse_other_store(settings, &client)?;
-            client.ask(request, |_| {})
+            let mut progress = Progress::new();
+            let told = client.ask(request, |still| progress.show_response(&still));
+            progress.end();
+            told
         }
         None => perform_alone(settings, request),
     }
@@ -132,8 +139,11 @@ fn perform_alone(settings: &Settings, request: &Request) -> Result<Value> {
         }
     }
     let volumes = Volumes::new(engine.clone(), looks);
-    let done = execute(&volumes, request);
     let mut progress = Progress::new();
+    let done = execute(&volumes, request, &mut |still| {
+        progress.show_response(still);
+        true
+    });
     let how = if looks { Close::Keep } else { Close::Drain };
     let closed = engine.shutdown(how, &mut |left| {
         progress.show(left);

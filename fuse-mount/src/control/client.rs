@@ -60,12 +60,14 @@ impl Client {
     pub(crate) fn ask(
         &mut self,
         request: &Request,
-        mut progress: impl FnMut(u64),
+        mut progress: impl FnMut(Response),
     ) -> Result<Value> {
         send(&mut self.requests, request).context("the daemon does not listen any more")?;
         loop {
             match receive(&mut self.responses, RESPONSE_BYTES_MAX).context("the daemon's answer")? {
-                Some(Response::Progress { dirty_bytes }) => progress(dirty_bytes),
+                Some(still @ (Response::Progress { .. } | Response::Collecting(_))) => {
+                    progress(still);
+                }
                 Some(Response::Done(value)) => return Ok(value),
                 Some(Response::Failed { message, usage: true }) => return Err(usage(message)),
                 Some(Response::Failed { message, usage: false }) => return Err(anyhow!(message)),

@@ -6,13 +6,18 @@ use anyhow::{Context, Result};
 use lsvd_volume::{Inspect, ObjectSeq, VolumeName};
 use serde_json::{Value, json};
 
-use super::protocol::{Part, Request};
+use super::protocol::{Part, Request, Response};
 use crate::exit::usage;
 use crate::fs::inode::Node;
 use crate::fs::volumes::Volumes;
 
-/// Does what `request` asks and says what came of it.
-pub(crate) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
+/// Does what `request` asks and says what came of it. `progress` is told meanwhile how far it is,
+/// and may break it off by returning false.
+pub(crate) fn execute(
+    volumes: &Volumes,
+    request: &Request,
+    progress: &mut dyn FnMut(&Response) -> bool,
+) -> Result<Value> {
     match request {
         Request::Hello | Request::Unmount { .. } => Err(usage("there is no daemon to ask")),
         Request::List => list(volumes),
@@ -39,6 +44,21 @@ pub(crate) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
             Ok(json!({ "deleted": name }))
         }
         Request::Flush { name, wait } => flush(volumes, name, *wait),
+        Request::Gc { name, target_percent, now } => {
+            let volume = volumes.writer(&*volumes.find(&VolumeName::new(name)?)?)?;
+            let before = volume.stats().gc;
+            let tell = &mut |report| progress(&Response::Collecting(report));
+            let after = volume.collect(*target_percent, *now, tell)?;
+            Ok(json!({
+                "collected": name,
+                "utilisation_percent": after.utilisation_percent,
+                "data_bytes": after.data_bytes,
+                "data_bytes_before": before.data_bytes,
+                "moved_bytes": after.moved_bytes - before.moved_bytes,
+                "deleted_objects": after.deleted_objects - before.deleted_objects,
+                "deleted_bytes": after.deleted_bytes - before.deleted_bytes,
+            }))
+        }
         Request::Inspect { name, part } => inspect(volumes, name, *part),
         Request::DiscardLog { name } => {
             let bytes = volumes.discard_log(&*volumes.find(&VolumeName::new(name)?)?)?;

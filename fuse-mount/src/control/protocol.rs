@@ -1,11 +1,12 @@
 //! What goes over the socket: one JSON value per line, requests one way, responses the other.
 //!
-//! A request is answered by any number of [`Response::Progress`] and one of the others. Lines
+//! A request is answered by any number of [`Response::Progress`] or [`Response::Collecting`] and
+//! one of the others. Lines
 //! have a length limit on both sides; whoever exceeds it is cut off.
 
 use std::io::{self, BufRead, Read, Write};
 
-use lsvd_volume::FileAttrs;
+use lsvd_volume::{FileAttrs, GcReport};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,6 +49,11 @@ pub(crate) enum Request {
     Flush {
         name: String,
         wait: bool,
+    },
+    Gc {
+        name: String,
+        target_percent: u64,
+        now: bool,
     },
     Inspect {
         name: String,
@@ -101,8 +107,10 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Response {
-    /// Still at it.
+    /// Still uploading.
     Progress { dirty_bytes: u64 },
+    /// Still cleaning.
+    Collecting(GcReport),
     /// Done.
     Done(Value),
     /// Failed; `usage` if the request made no sense.

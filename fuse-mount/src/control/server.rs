@@ -138,21 +138,23 @@ fn converse(stream: UnixStream, service: &Service) -> io::Result<()> {
                 (service.unmount)(end, Watcher(responses));
                 return Ok(());
             }
-            request => answer(service, &request),
+            request => answer(service, &request, &mut responses),
         };
         send(&mut responses, &response)?;
     }
     Ok(())
 }
 
-fn answer(service: &Service, request: &Request) -> Response {
+fn answer(service: &Service, request: &Request, responses: &mut UnixStream) -> Response {
     let Some(volumes) = service.volumes.upgrade() else {
         return Response::Failed {
             message: "the daemon is ending; try again".to_owned(),
             usage: false,
         };
     };
-    match execute(&volumes, request) {
+    // Who has gone away wants nothing any more.
+    let mut progress = |still: &Response| send(responses, still).is_ok();
+    match execute(&volumes, request, &mut progress) {
         Ok(value) => Response::Done(value),
         Err(error) => Response::Failed {
             message: exit::one_line(&error),

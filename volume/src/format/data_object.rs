@@ -440,7 +440,16 @@ mod tests {
     #[test]
     fn golden_of_moved_data() {
         let bytes = moved().encode();
-        assert_golden(&bytes, "GOLDEN");
+        assert_golden(
+            &bytes,
+            "\
+             4c5356444f424a31 0100000002000000 ab00000004000000 c40a0a8db1fe55b7 \
+             0011223344556677 8899aabbccddeeff e803000000000000 0300000000000000 \
+             a500000000000000 0000000000000000 e603000000000000 d12f010000000000 \
+             0000200000000000 0068e5cf8b010000 3025010000000000 3048ae93d80f8a52 \
+             00000100020820f8 02900302b0ea0101 5286000000000000 80e0020022c10000 \
+             000000000100e507 f0a204",
+        );
         assert_eq!(DataHeader::decode(&bytes), Ok(moved()));
     }
 

@@ -282,7 +282,7 @@ mod tests {
             peek(&bytes).expect_err("not of this version")
         };
         assert_eq!(changed(8, 2), FormatError::NewerVersion { found: 2, known: 1 });
-        assert_eq!(changed(12, 2), FormatError::UnknownKind(2));
+        assert_eq!(changed(12, 6), FormatError::UnknownKind(6));
         assert_eq!(changed(12, 200), FormatError::UnknownKind(200));
     }
 

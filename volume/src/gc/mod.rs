@@ -87,6 +87,15 @@ pub(crate) struct Cleaner {
     changed: Condvar,
 }
 
+/// How clean somebody wants the store to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wish {
+    /// The utilisation, in percent.
+    pub(crate) target: u64,
+    /// Without regard to bandwidth and writers.
+    pub(crate) now: bool,
+}
+
 /// What others leave for the cleaner, and it for them.
 #[derive(Debug, Default)]
 struct Desk {
@@ -102,8 +111,10 @@ struct Desk {
     /// What the superblock's checkpoint condemns.
     announced: Vec<ObjectSeq>,
     is_deleting: bool,
-    /// The utilisation that somebody wants, in percent.
-    wanted: Option<u64>,
+    /// What somebody wants.
+    wanted: Option<Wish>,
+    /// Nobody wants it any more.
+    taken_back: bool,
     /// Requests for it, and how many of them were answered, the last one with this.
     asked: u64,
     answered: u64,
@@ -117,7 +128,7 @@ enum Work {
         target: u64,
     },
     Asked {
-        target: u64,
+        wish: Wish,
         asked: u64,
     },
     /// Nothing was committed for a while, and there is dead data.
@@ -161,14 +172,24 @@ impl Cleaner {
         self.changed.notify_all();
     }
 
-    /// Asks for a utilisation of `target` percent, and for the deletion of all that is dead then.
-    /// Returns what [`Self::wait`] wants.
-    pub(crate) fn ask(&self, target: u64) -> u64 {
+    /// Asks for what is wished, and for the deletion of all that is dead then. Returns what
+    /// [`Self::wait`] wants.
+    pub(crate) fn ask(&self, wish: Wish) -> u64 {
         let mut desk = self.desk.lock();
-        desk.wanted = Some(desk.wanted.map_or(target, |other| other.max(target)));
+        desk.wanted = Some(desk.wanted.map_or(wish, |other| Wish {
+            target: other.target.max(wish.target),
+            now: other.now || wish.now,
+        }));
+        desk.taken_back = false;
         desk.asked += 1;
         self.changed.notify_all();
         desk.asked
+    }
+
+    /// Leaves off what was asked for.
+    pub(crate) fn take_back(&self) {
+        self.desk.lock().taken_back = true;
+        self.changed.notify_all();
     }
 
     /// Waits for the answer to a request, for at most `time`.
@@ -216,10 +237,12 @@ impl Cleaner {
             let outcome = match self.next_work() {
                 Work::End => return Ok(()),
                 Work::Delete(condemned) => self.delete(condemned),
-                Work::Clean { target } => self.clean(target, false).and_then(|()| self.settle()),
+                Work::Clean { target } => {
+                    self.clean(Wish { target, now: false }).and_then(|()| self.settle())
+                }
                 Work::Settle => self.settle(),
-                Work::Asked { target, asked } => {
-                    let outcome = self.do_all(target);
+                Work::Asked { wish, asked } => {
+                    let outcome = self.do_all(wish);
                     let mut desk = self.desk.lock();
                     desk.answered = asked;
                     desk.outcome = Some(outcome.clone());
@@ -249,9 +272,10 @@ impl Cleaner {
                 desk.is_deleting = true;
                 return Work::Delete(std::mem::take(&mut desk.announced));
             }
-            if let Some(target) = desk.wanted.take() {
-                return Work::Asked { target, asked: desk.asked };
+            if let Some(wish) = desk.wanted.take() {
+                return Work::Asked { wish, asked: desk.asked };
             }
+            desk.taken_back = false;
             let stirred = std::mem::take(&mut desk.stirred);
             let config = &self.core.config;
             let (utilisation, dead) = {
@@ -275,7 +299,7 @@ impl Cleaner {
     /// Whether to leave off what is being done.
     fn is_over(&self) -> bool {
         let desk = self.desk.lock();
-        desk.stop || desk.closing || self.orders.ended()
+        desk.stop || desk.closing || desk.taken_back || self.orders.ended()
     }
 
     fn end(&self) -> Error {
@@ -286,7 +310,7 @@ impl Cleaner {
     fn pause(&self, time: Duration) {
         let until = self.core.platform.monotonic() + time;
         let mut desk = self.desk.lock();
-        while !desk.stop && !desk.closing {
+        while !desk.stop && !desk.closing && !desk.taken_back {
             let left = until.saturating_sub(self.core.platform.monotonic());
             if left.is_zero() {
                 break;
@@ -295,15 +319,15 @@ impl Cleaner {
         }
     }
 
-    /// Moves what is needed out of objects until the utilisation is `target` percent.
-    fn clean(&self, target: u64, asked: bool) -> Result<()> {
+    /// Moves what is needed out of objects until the utilisation is as wished.
+    fn clean(&self, wish: Wish) -> Result<()> {
         let core = &self.core;
         let mut spared: BTreeSet<ObjectSeq> = BTreeSet::new();
         loop {
             if self.is_over() {
                 return Err(self.end());
             }
-            if !asked {
+            if !wish.now {
                 self.make_way();
             }
             let newest = self.orders.committed_object();
@@ -311,7 +335,7 @@ impl Cleaner {
             let victims = {
                 let maps = core.maps.read();
                 let spared = |object: ObjectSeq| spared.contains(&object);
-                policy::victims(maps.objects(), target, limit, newest, spared)
+                policy::victims(maps.objects(), wish.target, limit, newest, spared)
             };
             if victims.is_empty() {
                 return Ok(());
@@ -332,7 +356,9 @@ impl Cleaner {
             let bytes = relocation.data.len() as u64;
             self.hand_over(relocation)?;
             count(&core.health.gc_moved_bytes, bytes);
-            if !asked && let Some(rate) = core.config.gc_bytes_per_s {
+            if !wish.now
+                && let Some(rate) = core.config.gc_bytes_per_s
+            {
                 self.pause(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
             }
         }
@@ -387,8 +413,8 @@ impl Cleaner {
         Ok(())
     }
 
-    fn do_all(&self, target: u64) -> Result<()> {
-        self.clean(target, true)?;
+    fn do_all(&self, wish: Wish) -> Result<()> {
+        self.clean(wish)?;
         self.settle()?;
         let condemned = {
             let mut desk = self.desk.lock();

@@ -13,7 +13,7 @@ use crate::workload;
 use crate::world::World;
 
 /// All steps.
-const STEPS: [&str; 20] = [
+const STEPS: [&str; 27] = [
     "log.pending",
     "log.pending_synced",
     "log.recover",
@@ -34,6 +34,13 @@ const STEPS: [&str; 20] = [
     "open.fence",
     "open.fenced",
     "open.fill",
+    "gc.begin",
+    "gc.gathered",
+    "gc.put",
+    "gc.created",
+    "gc.commit",
+    "gc.delete",
+    "gc.deleted",
 ];
 
 /// How a machine goes down.
@@ -54,6 +61,7 @@ fn crash_at(
 ) -> bool {
     let seed = nth << 8 | u64::from(down == Down::Kill) << 1 | u64::from(again);
     let mut world = World::new(seed, 2);
+    world.clean_hard();
     let mut rng = world.rng.fork();
 
     let running = world.boot(CrashAt::Never, FaultPlan::none()).unwrap();
@@ -74,7 +82,8 @@ fn crash_at(
                 let uploaded = volume.flush_to_store().and_then(|()| {
                     let bytes = volume.size_bytes();
                     volume.resize(bytes + 4096, false)?;
-                    volume.flush_to_store()
+                    volume.flush_to_store()?;
+                    volume.collect(100, true, &mut |_| true).map(drop)
                 });
                 assert!(uploaded.is_ok() || running.life.is_dead(), "{uploaded:?}");
             }

@@ -50,6 +50,9 @@ pub(crate) fn for_seeds(test: &str, first: u64, few: u64, body: fn(u64)) {
 fn lives_and_deaths() {
     for_seeds("lives_and_deaths", 1, 16, |seed| {
         let mut world = World::new(seed, 1 + seed % 4);
+        if seed % 2 == 0 {
+            world.clean_hard();
+        }
         let lives = 3 + world.rng.below(4);
         for _ in 0..lives {
             one_life(&mut world);

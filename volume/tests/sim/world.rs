@@ -114,6 +114,12 @@ impl World {
         world
     }
 
+    /// From the next opening on the store is cleaned all the time.
+    pub(crate) fn clean_hard(&mut self) {
+        self.config.gc_start_percent = 90;
+        self.config.gc_stop_percent = 95;
+    }
+
     /// A copy of all, with an empty cache directory. No engine may run.
     pub(crate) fn fork(&mut self) -> Self {
         let store = MemStore::new();
