@@ -181,7 +181,11 @@ impl Sequencer {
             let filled = self.log.filled();
             self.fill(filled)?;
             let sealed = self.seal_if_due(drain_to, uploaders)?;
-            let asked = checkpoint.filter(|_| self.builder.is_empty() && self.tail.pos() >= filled);
+            let asked = checkpoint.filter(|(clean, _)| match clean {
+                true => self.builder.is_empty() && self.tail.pos() >= filled,
+                // What whoever asked wanted to be covered.
+                false => committed >= drain_to,
+            });
             let pointed = self.checkpoint_if_due(asked, uploaders)?;
             let moved = self.move_if_offered(uploaders);
             self.give_up_late();

@@ -65,6 +65,10 @@ const READS_WAIT: Duration = Duration::from_secs(60);
 pub struct GcReport {
     /// Share of the data in the store that is needed, in percent.
     pub utilisation_percent: u64,
+    /// Objects in the store, but for fences and fillers.
+    pub objects: u64,
+    /// Their bytes.
+    pub stored_bytes: u64,
     /// Bytes of data in the store.
     pub data_bytes: u64,
     /// Of them those that the map points at.
@@ -478,6 +482,8 @@ pub(crate) fn report(core: &Core) -> GcReport {
     let (total, health) = (maps.objects().total(), &core.health);
     GcReport {
         utilisation_percent: policy::utilisation(maps.objects()),
+        objects: maps.objects().iter().len() as u64,
+        stored_bytes: total.stored_bytes,
         data_bytes: total.data_sectors * SECTOR_BYTES,
         live_bytes: total.live_sectors * SECTOR_BYTES,
         moved_bytes: load(&health.gc_moved_bytes),

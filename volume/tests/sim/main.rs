@@ -22,6 +22,7 @@
 
 mod campaign;
 mod catalog;
+mod collect;
 mod damage;
 mod failpoints;
 mod follow;
