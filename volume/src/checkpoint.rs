@@ -75,6 +75,20 @@ impl Root {
         held.map(|leaf| LeafIndex::new(leaf.index))
     }
 
+    /// Checks that none of `objects` is condemned that the root or the fences need.
+    pub(crate) fn check_condemned(
+        &self,
+        objects: &[ObjectRecord],
+        fences: &[FenceRecord],
+    ) -> std::result::Result<(), &'static str> {
+        let held = self.held();
+        let needed = |seq| held.contains_key(&seq) || fences.iter().any(|f| f.id.seq == seq);
+        if objects.iter().any(|object| object.dead_since.is_some() && needed(object.seq)) {
+            return Err("it says that nobody needs an object of the map, or a fence");
+        }
+        Ok(())
+    }
+
     /// How many bytes of leaves each object holds.
     pub(crate) fn held(&self) -> BTreeMap<ObjectSeq, u64> {
         let mut held = BTreeMap::new();

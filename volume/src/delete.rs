@@ -115,7 +115,7 @@ impl End {
             match readable(stream.create(&stamp, &[IoSlice::new(&bytes)]))? {
                 Some(Created::Ours) => return Ok((stamp.seq, others)),
                 Some(Created::Theirs(found)) => self.pass(Some(&found.header)),
-                None => self.pass(None),
+                Some(Created::Gone) | None => self.pass(None),
             }
             others = true;
         }

@@ -15,7 +15,7 @@ use crate::config::{MAX_DIRTY_BYTES_MIN, VolumeConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::follow::{Follower, OnTop};
-use crate::format::{Nonce, ShortText, Stamp, StoreId, VolumeState};
+use crate::format::{CheckpointRef, Nonce, ShortText, Stamp, StoreId, VolumeState};
 use crate::gc::Readers;
 use crate::health::Health;
 use crate::log::{Limits, LogOnDisk, LogParams, Start};
@@ -93,7 +93,10 @@ impl Opening<'_> {
     pub(crate) fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {
         let committed = log.map_or(ObjectSeq::ZERO, |log| log.header().committed);
         match self.read_stream_once(committed) {
-            Err(error @ Error::Damaged { .. }) => self.reenter(committed)?.ok_or(error),
+            Err(error @ Error::Damaged { .. }) => {
+                let before = self.superblock.get().checkpoint;
+                self.reenter(committed, before)?.ok_or(error)
+            }
             read => read,
         }
     }
@@ -106,15 +109,19 @@ impl Opening<'_> {
         StreamState::read(&self.stream, &superblock, committed, &self.around.leaves)
     }
 
-    /// Reads the stream from a checkpoint newer than the one known; `None` if there is none.
-    fn reenter(&self, committed: ObjectSeq) -> Result<Option<StreamState>> {
+    /// Reads the stream from another checkpoint than `before`; `None` if there is none.
+    fn reenter(
+        &self,
+        committed: ObjectSeq,
+        mut before: Option<CheckpointRef>,
+    ) -> Result<Option<StreamState>> {
         for _ in 0..REENTRIES {
-            let before = self.superblock.get().checkpoint;
             let found = self.superblock.reread()?;
             let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
             if found.checkpoint == before {
                 return Ok(None);
             }
+            before = found.checkpoint;
             match self.read_stream_once(committed) {
                 Err(Error::Damaged { .. }) => {}
                 read => return read.map(Some),
@@ -325,7 +332,12 @@ impl Opening<'_> {
             })
         };
         let committed = log.header().committed;
-        let reenter = || self.reenter(committed);
+        let reenter = |state: &StreamState| self.reenter(committed, state.entered);
+        let covered = || {
+            let found = self.superblock.reread()?;
+            let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
+            Ok(found.checkpoint.map_or(ObjectSeq::ZERO, |checkpoint| checkpoint.covers))
+        };
         let takeover = Takeover {
             stream: &self.stream,
             volume: self.name().into(),
@@ -334,6 +346,7 @@ impl Opening<'_> {
             step: &step,
             announce: &announce,
             reenter: &reenter,
+            covered: &covered,
         };
         takeover.fence(nonce, state, |state| match ownership(state, log)? {
             Ownership::Stale { bytes, other } => Err(self.stale(log, bytes, other)),

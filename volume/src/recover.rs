@@ -12,8 +12,8 @@ use std::sync::Arc;
 use crate::checkpoint::{Root, read_checkpoint};
 use crate::error::{Error, Result};
 use crate::format::{
-    FenceHeader, FenceId, FenceRecord, FillerHeader, LogPoint, Nonce, ObjectHeader, RecordKind,
-    ShortText, Stamp, Superblock,
+    CheckpointRef, FenceHeader, FenceId, FenceRecord, FillerHeader, LogPoint, Nonce, ObjectHeader,
+    RecordKind, ShortText, Stamp, Superblock,
 };
 use crate::log::{LogOnDisk, ScanEnd};
 use crate::map::{CommitExtent, LeafStore, Maps};
@@ -56,7 +56,9 @@ pub(crate) struct StreamState {
     pub(crate) clean: bool,
     /// The largest window of its writers.
     pub(crate) window: u64,
-    /// The root of the checkpoint it was entered at.
+    /// The checkpoint it was entered at.
+    pub(crate) entered: Option<CheckpointRef>,
+    /// The root of the newest checkpoint in it.
     pub(crate) root: Root,
     /// Objects after the checkpoint's `covers`.
     pub(crate) rolled: u64,
@@ -154,6 +156,7 @@ impl StreamState {
             log_seq: LogSeq::ZERO,
             clean: true,
             window: 0,
+            entered: None,
             root: Root::default(),
             rolled: 0,
         };
@@ -169,7 +172,15 @@ impl StreamState {
         }
         state.root = Root::of(&header);
         let clean = state.root.load(stream, leaves)?;
-        state.maps = Maps::from_clean(header.stamp.size_sectors, clean, &header.objects);
+        let known = (&*header.objects, &*header.fences);
+        state.maps = Maps::from_clean(header.stamp.size_sectors, clean);
+        state
+            .maps
+            .objects_mut()
+            .restore(&header.objects)
+            .and_then(|()| state.root.check_condemned(known.0, known.1))
+            .map_err(|why| Error::damaged(stream.describe(checkpoint.seq), why))?;
+        state.entered = Some(checkpoint);
         state.next = header.covers.next();
         state.window = header.stamp.window.into();
         // Fences above `covers` come by in the roll-forward.
@@ -232,7 +243,11 @@ impl StreamState {
                 }
                 self.maps.objects_mut().settle(stamp.seq);
             }
-            ObjectHeader::Checkpoint(_) => self.maps.objects_mut().add(stamp.seq, 0, *bytes),
+            ObjectHeader::Checkpoint(checkpoint) => {
+                self.maps.objects_mut().add(stamp.seq, 0, *bytes);
+                // What it condemned may be gone, also checkpoints that the root before it needs.
+                self.root = Root::of(checkpoint);
+            }
             ObjectHeader::Fence(_) | ObjectHeader::Filler(_) => {}
         }
         Ok(())
@@ -388,8 +403,11 @@ pub(crate) struct Takeover<'a> {
     pub(crate) step: &'a dyn Fn(&'static str) -> Result<()>,
     /// Announces in the superblock that the writer of this epoch is on its way.
     pub(crate) announce: &'a dyn Fn(Epoch) -> Result<()>,
-    /// Reads the stream again from a newer checkpoint, if there is one.
-    pub(crate) reenter: &'a dyn Fn() -> Result<Option<StreamState>>,
+    /// Reads the stream again, if there is another checkpoint than the one that this state was
+    /// entered at.
+    pub(crate) reenter: &'a dyn Fn(&StreamState) -> Result<Option<StreamState>>,
+    /// The highest number that the superblock's checkpoint covers now.
+    pub(crate) covered: &'a dyn Fn() -> Result<ObjectSeq>,
 }
 
 /// When so many tries were lost to a writer at full speed it is asked to stop.
@@ -423,7 +441,7 @@ impl Takeover<'_> {
             let caught = match state.catch_up(self.stream) {
                 // What is missing may have been collected since the checkpoint was read.
                 Err(error @ Error::Damaged { .. }) => {
-                    *state = (self.reenter)()?.ok_or(error)?;
+                    *state = (self.reenter)(state)?.ok_or(error)?;
                     state.at_end
                 }
                 caught => caught?,
@@ -442,8 +460,23 @@ impl Takeover<'_> {
         (self.step)("open.fence")?;
         let created = self.create(&stamp, &bytes)?;
         (self.step)("open.fenced")?;
-        if let Created::Theirs(found) = created {
-            state.apply(self.stream, &found)?;
+        match created {
+            Created::Ours => {}
+            Created::Theirs(found) => {
+                state.apply(self.stream, &found)?;
+                return Ok(None);
+            }
+            Created::Gone => {
+                state.at_end = false;
+                return Ok(None);
+            }
+        }
+        if (self.covered)()? >= stamp.seq {
+            // The number was decided, covered and collected after it was found missing: the stream
+            // goes on elsewhere, and nobody will ever come by here.
+            if let Some(newer) = (self.reenter)(state)? {
+                *state = newer;
+            }
             return Ok(None);
         }
         let fresh = state.fences.is_empty() || state.clean;
@@ -467,6 +500,10 @@ impl Takeover<'_> {
                 Created::Ours => {
                     let header = ObjectHeader::Filler(filler);
                     state.apply(self.stream, &Found { header, bytes: bytes.len() as u64 })?;
+                }
+                Created::Gone => {
+                    let what = self.stream.describe(stamp.seq);
+                    return Err(Error::damaged(what, "it exists, but cannot be read"));
                 }
                 Created::Theirs(found) => {
                     let epoch = found.header.stamp().epoch;

@@ -77,6 +77,9 @@ impl VolumeStats {
         let age = writer
             .and_then(|w| w.log.oldest())
             .map_or(0, |since| core.platform.monotonic().saturating_sub(since).as_millis() as u64);
+        // Each takes the maps' lock, which must not be taken twice.
+        let allocated_bytes = core.maps.read().allocated_sectors() * SECTOR_BYTES;
+        let gc = crate::gc::report(core);
         let dirty_bytes = writer.map_or(0, |w| w.log.backlog().0);
         let rate = health.upload_rate();
         let drain_seconds = match (dirty_bytes, rate) {
@@ -95,7 +98,7 @@ impl VolumeStats {
             sync_remote: core.sync_remote,
             log_bytes: writer.map_or(0, |w| w.log.ring_bytes()),
             oldest_dirty_age_ms: age,
-            allocated_bytes: core.maps.read().allocated_sectors() * SECTOR_BYTES,
+            allocated_bytes,
             writes: load(&health.writes),
             write_bytes: load(&health.write_bytes),
             reads: load(&health.reads),
@@ -104,7 +107,7 @@ impl VolumeStats {
             trims: load(&health.trims),
             objects_put: load(&health.objects_put),
             object_bytes_put: load(&health.object_bytes_put),
-            gc: crate::gc::report(core),
+            gc,
             requests: RequestStats::new(&core.requests(), load(&health.write_bytes)),
             opening: core
                 .opening

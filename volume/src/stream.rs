@@ -25,6 +25,8 @@ pub(crate) enum Created {
     Ours,
     /// The number holds somebody else's object.
     Theirs(Box<Found>),
+    /// The number held an object, which is gone: it was collected meanwhile.
+    Gone,
 }
 
 /// An object as its header shows it.
@@ -81,13 +83,11 @@ impl Stream {
         let key = keys::object(self.volume, stamp.seq)?;
         match self.store.create(&key, parts) {
             Ok(()) => Ok(Created::Ours),
-            Err(StoreError::AlreadyExists { .. }) => {
-                let found = self.find(stamp.seq)?.ok_or_else(|| {
-                    Error::damaged(self.describe(stamp.seq), "it exists, but cannot be read")
-                })?;
-                let same = found.header.stamp().nonce == stamp.nonce;
-                Ok(if same { Created::Ours } else { Created::Theirs(Box::new(found)) })
-            }
+            Err(StoreError::AlreadyExists { .. }) => Ok(match self.find(stamp.seq)? {
+                None => Created::Gone,
+                Some(found) if found.header.stamp().nonce == stamp.nonce => Created::Ours,
+                Some(found) => Created::Theirs(Box::new(found)),
+            }),
             Err(e) => Err(e.into()),
         }
     }

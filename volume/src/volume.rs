@@ -338,7 +338,7 @@ impl Volume {
         progress: &mut dyn FnMut(GcReport) -> bool,
     ) -> Result<GcReport> {
         let cleaner = &self.writer()?.cleaner;
-        let asked = cleaner.ask(Wish { target, now });
+        let asked = cleaner.ask(Wish { target: target.min(100), now });
         loop {
             if let Some(outcome) = cleaner.wait(asked, TICK) {
                 return outcome.map(|()| cleaner.report());

@@ -22,6 +22,10 @@ pub(super) struct State {
     pub(super) drain_to: LogSeq,
     /// Then write a checkpoint and, at a close, say in it that nothing is in flight.
     pub(super) checkpoint: Option<bool>,
+    /// What such a checkpoint has to cover at least.
+    pub(super) checkpoint_after: LogSeq,
+    /// The last one was asked for.
+    last: bool,
     pub(super) stop: bool,
     /// Everything up to this record is committed.
     pub(super) committed: LogSeq,
@@ -50,11 +54,16 @@ impl Orders {
         state.drain_to = state.drain_to.max(seq);
     }
 
-    /// Asks for a checkpoint of everything committed; `clean` for the last one.
-    /// Returns what [`Self::wait_checkpoint`] wants.
+    /// Asks for a checkpoint of everything committed, and of what is to be drained already; `clean`
+    /// for the last one, after which there is no other. Returns what [`Self::wait_checkpoint`] wants.
     pub(crate) fn checkpoint(&self, clean: bool) -> u64 {
         let mut state = self.state.lock();
-        state.checkpoint = Some(clean || state.checkpoint == Some(true));
+        if state.last && !clean {
+            return state.asked;
+        }
+        state.last |= clean;
+        state.checkpoint = Some(state.last);
+        state.checkpoint_after = state.checkpoint_after.max(state.drain_to);
         state.asked += 1;
         state.asked
     }

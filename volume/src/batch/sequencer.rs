@@ -170,10 +170,11 @@ impl Sequencer {
         loop {
             self.take_outcomes()?;
             self.commit_ready(uploaders)?;
-            let (stop, drain_to, committed, checkpoint) = {
+            let (stop, drain_to, committed, checkpoint, checkpoint_after) = {
                 let state = self.orders.state();
                 let checkpoint = state.checkpoint.map(|clean| (clean, state.asked));
-                (state.stop, state.drain_to, state.committed, checkpoint)
+                let after = state.checkpoint_after;
+                (state.stop, state.drain_to, state.committed, checkpoint, after)
             };
             if stop {
                 return Ok(());
@@ -184,7 +185,7 @@ impl Sequencer {
             let asked = checkpoint.filter(|(clean, _)| match clean {
                 true => self.builder.is_empty() && self.tail.pos() >= filled,
                 // What whoever asked wanted to be covered.
-                false => committed >= drain_to,
+                false => committed >= checkpoint_after,
             });
             let pointed = self.checkpoint_if_due(asked, uploaders)?;
             let moved = self.move_if_offered(uploaders);
@@ -376,15 +377,17 @@ impl Sequencer {
         let stamp = self.stamp();
         let facts = Facts { stamp, clean, covers, fences: &self.at.fences };
         let (maps, newest) = (&self.core.maps, self.at.root.seq());
+        let entered = self.core.superblock.get().checkpoint.map(|checkpoint| checkpoint.seq);
         let prepared = self.at.root.prepare(&facts, changed, |held| {
             let mut maps = maps.write();
             let objects = maps.objects_mut();
-            // Checkpoints whose leaves were all written anew. The newest one stays, for the
-            // superblock names it beside the one that follows.
+            // Checkpoints whose leaves were all written anew. The newest one stays, and the one
+            // that the superblock names, for it will be named beside the one that follows.
             let of_map = objects.iter().filter(|(_, usage)| usage.is_map());
             let useless: Vec<_> = of_map
                 .map(|(object, _)| object)
-                .filter(|object| *object < newest && !held.contains_key(object))
+                .filter(|object| *object < newest && Some(*object) != entered)
+                .filter(|object| !held.contains_key(object))
                 .collect();
             for object in useless {
                 objects.bury(object, covers);
@@ -447,6 +450,10 @@ impl Sequencer {
                 return Err(Error::Deleted(volume.to_string()));
             }
             if superblock.epoch > stamp.epoch {
+                let by = format!("host {:?}", superblock.last_host.as_str());
+                return Err(Error::Fenced { volume: volume.to_string(), by });
+            }
+            if superblock.checkpoint.is_some_and(|found| found.covers > checkpoint.covers) {
                 let by = format!("host {:?}", superblock.last_host.as_str());
                 return Err(Error::Fenced { volume: volume.to_string(), by });
             }

@@ -239,6 +239,11 @@ impl Worker {
                 Ok(())
             }
             Created::Theirs(found) => Err(self.deposed(stamp, &found.header)),
+            Created::Gone => {
+                // Whoever has collected it has the volume.
+                let hint = "another host".to_owned();
+                Err(crate::deposed::note(&self.core, stamp.committed, stamp.epoch, hint))
+            }
         }
     }
 

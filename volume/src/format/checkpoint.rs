@@ -45,6 +45,9 @@ const LEAF_REF_BYTES_MIN: usize = 13;
 const FENCE_RECORD_BYTES_MIN: usize = 20;
 const OBJECT_RECORD_BYTES_MIN: usize = 5;
 
+/// Largest object in bytes, so that no sum of sizes overflows.
+const OBJECT_BYTES_MAX: u64 = 1 << 42;
+
 /// Where a leaf of the map is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafRef {
@@ -168,6 +171,7 @@ impl CheckpointHeader {
             let possible = object.seq <= self.covers
                 && object.live_sectors <= object.data_sectors
                 && object.data_sectors <= u32::MAX.into()
+                && object.stored_bytes <= OBJECT_BYTES_MAX
                 && match object.dead_since {
                     Some(since) => {
                         object.live_sectors == 0 && (object.seq..=self.covers).contains(&since)

@@ -27,18 +27,22 @@ pub(crate) struct Relocation {
 }
 
 /// Reads what the map still points at in `victims`; `None` if there is nothing. An object that
-/// cannot be read is named to `unreadable` and left out.
+/// cannot be read is named to `unreadable` and left out. Nothing, too, once `is_over` says so.
 ///
 /// # Errors
 /// The store's.
 pub(super) fn gather(
     core: &Core,
     victims: &[Victim],
+    is_over: impl Fn() -> bool,
     mut unreadable: impl FnMut(ObjectSeq, Error),
 ) -> Result<Option<Relocation>> {
     let mut extents = Vec::new();
     let mut headers = BTreeMap::new();
     for victim in victims {
+        if is_over() {
+            return Ok(None);
+        }
         match data_header(core, victim.object) {
             Ok(header) => {
                 needed(core, &header, &mut extents);
@@ -53,6 +57,9 @@ pub(super) fn gather(
     let mut data = vec![0; bytes as usize];
     let mut lost = BTreeSet::new();
     for (object, header) in &headers {
+        if is_over() {
+            return Ok(None);
+        }
         match fill(core, header, &extents, &mut data) {
             Ok(()) => {}
             Err(error @ Error::Store(_)) => return Err(error),

@@ -57,8 +57,8 @@ const PRESSED_256THS: u64 = 64;
 /// But not if the utilisation is so many points below the start threshold.
 const URGENT_POINTS: u64 = 20;
 
-/// Longest wait for reads that may still need an object, before its deletion is put off.
-const READS_WAIT: Duration = Duration::from_secs(60);
+/// Objects deleted before it is looked whether to leave off.
+const DELETE_AT_ONCE: usize = 1000;
 
 /// What came of cleaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -248,6 +248,7 @@ impl Cleaner {
                 Work::Asked { wish, asked } => {
                     let outcome = self.do_all(wish);
                     let mut desk = self.desk.lock();
+                    desk.taken_back = false;
                     desk.answered = asked;
                     desk.outcome = Some(outcome.clone());
                     self.changed.notify_all();
@@ -257,7 +258,7 @@ impl Cleaner {
             match outcome {
                 Err(error @ Error::Store(_)) => {
                     log::warn!("volume {:?}: cleaning is put off: {error}", self.core.name());
-                    self.pause(BACKOFF);
+                    self.back_off();
                 }
                 // The volume ends, or has failed, which was said.
                 Err(Error::Closing(_)) => {}
@@ -279,7 +280,6 @@ impl Cleaner {
             if let Some(wish) = desk.wanted.take() {
                 return Work::Asked { wish, asked: desk.asked };
             }
-            desk.taken_back = false;
             let stirred = std::mem::take(&mut desk.stirred);
             let config = &self.core.config;
             let (utilisation, dead) = {
@@ -310,7 +310,16 @@ impl Cleaner {
         Error::Closing(self.core.name().to_string())
     }
 
-    /// Waits, unless the thread is to end.
+    /// Waits after a failure, also while the volume closes.
+    fn back_off(&self) {
+        let until = self.core.platform.monotonic() + BACKOFF;
+        let mut desk = self.desk.lock();
+        while !desk.stop && self.core.platform.monotonic() < until {
+            self.changed.wait_for(&mut desk, TICK);
+        }
+    }
+
+    /// Waits, unless there is to be nothing more to wait for.
     fn pause(&self, time: Duration) {
         let until = self.core.platform.monotonic() + time;
         let mut desk = self.desk.lock();
@@ -331,8 +340,9 @@ impl Cleaner {
             if self.is_over() {
                 return Err(self.end());
             }
+            self.delete_announced()?;
             if !wish.now {
-                self.make_way();
+                self.make_way()?;
             }
             let newest = self.orders.committed_object();
             let limit = core.config.batch_bytes / SECTOR_BYTES;
@@ -348,10 +358,15 @@ impl Cleaner {
             let relocation = {
                 // Counted, so that nothing is deleted that is being read here.
                 let _reading = core.readers.begin();
-                gather::gather(core, &victims, |object, error| {
-                    log::error!("volume {:?}: it is not cleaned: {error}", core.name());
-                    spared.insert(object);
-                })?
+                gather::gather(
+                    core,
+                    &victims,
+                    || self.is_over(),
+                    |object, error| {
+                        log::error!("volume {:?}: it is not cleaned: {error}", core.name());
+                        spared.insert(object);
+                    },
+                )?
             };
             // One round for each victim: what it still holds then is damaged.
             spared.extend(victims.iter().map(|victim| victim.object));
@@ -369,15 +384,17 @@ impl Cleaner {
     }
 
     /// Waits while writers need the store more.
-    fn make_way(&self) {
+    fn make_way(&self) -> Result<()> {
         let config = &self.core.config;
         while self.log.backlog().1 >= PRESSED_256THS && !self.is_over() {
             let utilisation = policy::utilisation(self.core.maps.read().objects());
             if utilisation + URGENT_POINTS < config.gc_start_percent {
-                return;
+                break;
             }
+            self.delete_announced()?;
             self.pause(TICK);
         }
+        Ok(())
     }
 
     /// Has the sequencer put an object into the stream; returns when it is committed.
@@ -420,8 +437,15 @@ impl Cleaner {
     fn do_all(&self, wish: Wish) -> Result<()> {
         self.clean(wish)?;
         self.settle()?;
+        self.delete_announced()
+    }
+
+    fn delete_announced(&self) -> Result<()> {
         let condemned = {
             let mut desk = self.desk.lock();
+            if desk.announced.is_empty() {
+                return Ok(());
+            }
             desk.is_deleting = true;
             std::mem::take(&mut desk.announced)
         };
@@ -446,31 +470,35 @@ impl Cleaner {
             return Ok(());
         }
         core.poison.check_deposed()?;
-        let is_read = core.readers.turn();
-        let until = core.platform.monotonic() + READS_WAIT;
+        let mut is_read = core.readers.turn();
         while is_read() {
             let mut desk = self.desk.lock();
-            if desk.stop || core.platform.monotonic() > until {
+            if desk.stop {
                 return Err(self.end());
             }
             self.changed.wait_for(&mut desk, TICK);
         }
-        core.step("gc.delete")?;
-        core.uploads.delete(condemned)?;
-        core.step("gc.deleted")?;
-        let (mut objects, mut bytes) = (0, 0);
-        let mut maps = core.maps.write();
-        for object in condemned {
-            if let Some(usage) = maps.objects_mut().forget(*object) {
-                objects += 1;
-                bytes += usage.stored_bytes;
+        for some in condemned.chunks(DELETE_AT_ONCE) {
+            if self.desk.lock().stop {
+                return Err(self.end());
             }
+            core.step("gc.delete")?;
+            core.uploads.delete(some)?;
+            core.step("gc.deleted")?;
+            let (mut objects, mut bytes) = (0, 0);
+            let mut maps = core.maps.write();
+            for object in some {
+                if let Some(usage) = maps.objects_mut().forget(*object) {
+                    objects += 1;
+                    bytes += usage.stored_bytes;
+                }
+            }
+            drop(maps);
+            core.index.forget(some);
+            count(&core.health.gc_deleted_objects, objects);
+            count(&core.health.gc_deleted_bytes, bytes);
+            log::debug!("volume {:?}: {objects} objects deleted, {bytes} bytes", core.name());
         }
-        drop(maps);
-        core.index.forget(condemned);
-        count(&core.health.gc_deleted_objects, objects);
-        count(&core.health.gc_deleted_bytes, bytes);
-        log::debug!("volume {:?}: {objects} objects deleted, {bytes} bytes", core.name());
         Ok(())
     }
 }

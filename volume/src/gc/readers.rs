@@ -31,11 +31,22 @@ impl Readers {
         }
     }
 
-    /// Begins a new phase. What it returns says whether a read of the one before is under way
-    /// still. One thread turns, and only when there is none.
-    pub(crate) fn turn(&self) -> impl Fn() -> bool + '_ {
-        let before = self.phase.fetch_add(1, Ordering::SeqCst);
-        move || self.counter(before).load(Ordering::SeqCst) > 0
+    /// What it returns says whether a read that began before this call is under way still. One
+    /// thread calls it.
+    pub(crate) fn turn(&self) -> impl FnMut() -> bool + '_ {
+        let before = self.phase.load(Ordering::SeqCst);
+        let mut turned = false;
+        move || {
+            // Left from an earlier phase: its counter is the next one's.
+            if !turned && self.counter(before.wrapping_add(1)).load(Ordering::SeqCst) > 0 {
+                return true;
+            }
+            if !turned {
+                self.phase.fetch_add(1, Ordering::SeqCst);
+                turned = true;
+            }
+            self.counter(before).load(Ordering::SeqCst) > 0
+        }
     }
 
     fn counter(&self, phase: usize) -> &AtomicU64 {
@@ -59,14 +70,29 @@ mod tests {
         let readers = Readers::default();
         assert!(!readers.turn()());
         let first = readers.begin();
-        let is_read = readers.turn();
+        let mut is_read = readers.turn();
+        assert!(is_read());
         let second = readers.begin();
         assert!(is_read());
         drop(first);
         assert!(!is_read());
-        let is_read = readers.turn();
+        let mut is_read = readers.turn();
         assert!(is_read());
         drop(second);
+        assert!(!is_read());
+    }
+
+    #[test]
+    fn a_wait_that_was_given_up_is_not_forgotten() {
+        let readers = Readers::default();
+        let long = readers.begin();
+        assert!(readers.turn()());
+        let mut is_read = readers.turn();
+        assert!(is_read());
+        let later = readers.begin();
+        drop(long);
+        // The later one began after the turn, but before the phase could change.
+        drop(later);
         assert!(!is_read());
     }
 }

@@ -15,7 +15,7 @@
 use super::clean_map::{CleanMap, CleanPiece};
 use super::dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 use super::object_table::ObjectTable;
-use crate::format::{MovedExtent, ObjectRecord};
+use crate::format::MovedExtent;
 use crate::units::{Extent, Lba, LogPos, LogSeq, ObjectSeq};
 
 /// A part of the answer of [`Maps::lookup`].
@@ -115,16 +115,14 @@ impl Maps {
         Self { sectors, ..Self::default() }
     }
 
-    /// The map that a checkpoint describes: `clean` as it is, live sectors counted from it, and all
-    /// else that is known of the `objects`.
-    pub fn from_clean(sectors: u64, clean: CleanMap, known: &[ObjectRecord]) -> Self {
+    /// The map that a checkpoint describes: `clean` as it is, live sectors counted from it.
+    pub fn from_clean(sectors: u64, clean: CleanMap) -> Self {
         let mut objects = ObjectTable::new();
         for (_, slot) in clean.leaves() {
             for extent in slot.leaf.extents() {
                 objects.gained(extent.object, u64::from(extent.sectors));
             }
         }
-        known.iter().for_each(|record| objects.restore(record));
         Self { dirty: DirtyMap::new(), clean, objects, sectors }
     }
 
@@ -536,7 +534,7 @@ mod tests {
                 self.maps.objects().total().live_sectors,
                 self.maps.clean().mapped_sectors()
             );
-            let again = Maps::from_clean(self.maps.sectors(), self.maps.clean().clone(), &[]);
+            let again = Maps::from_clean(self.maps.sectors(), self.maps.clean().clone());
             assert_eq!(again.objects().total().live_sectors, self.maps.clean().mapped_sectors());
         }
     }

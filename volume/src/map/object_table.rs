@@ -71,17 +71,30 @@ impl ObjectTable {
         });
     }
 
-    /// Enters an object as a checkpoint knows it, but for its live sectors.
-    pub fn restore(&mut self, record: &ObjectRecord) {
-        self.change(record.seq, |usage| {
-            *usage = ObjectUsage {
-                data_sectors: record.data_sectors,
-                stored_bytes: record.stored_bytes,
-                live_sectors: usage.live_sectors,
-                dead_since: record.dead_since,
-                condemned: record.condemned,
-            };
-        });
+    /// Enters all objects as a checkpoint knows them. Their live sectors were counted from its
+    /// leaves.
+    ///
+    /// # Errors
+    /// The checkpoint contradicts its own leaves.
+    pub fn restore(&mut self, records: &[ObjectRecord]) -> Result<(), &'static str> {
+        for record in records {
+            if self.live(record.seq) != record.live_sectors {
+                return Err("it counts the sectors in use of an object wrongly");
+            }
+            self.change(record.seq, |usage| {
+                *usage = ObjectUsage {
+                    data_sectors: record.data_sectors,
+                    stored_bytes: record.stored_bytes,
+                    live_sectors: usage.live_sectors,
+                    dead_since: record.dead_since,
+                    condemned: record.condemned,
+                };
+            });
+        }
+        if self.objects.values().any(|usage| usage.live_sectors > usage.data_sectors) {
+            return Err("its leaves point at an object that it does not know");
+        }
+        Ok(())
     }
 
     /// Counts `sectors` more of `object` as live.
@@ -266,11 +279,22 @@ mod tests {
         table.condemn(B);
         let mut again = ObjectTable::new();
         again.gained(B, 50);
-        for record in table.records(B) {
-            again.restore(&record);
-        }
+        again.restore(&table.records(B)).unwrap();
         assert!(again.iter().eq(table.iter()));
         assert_eq!((again.total(), again.dead()), (table.total(), table.dead()));
         assert_eq!(table.records(A).len(), 1);
+    }
+
+    #[test]
+    fn records_that_contradict_the_leaves_are_refused() {
+        let records = table().records(B);
+        let mut counted = ObjectTable::new();
+        counted.gained(A, 100);
+        counted.gained(B, 49);
+        counted.clone().restore(&records).expect_err("one sector too many");
+        counted.gained(B, 1);
+        counted.clone().restore(&records).unwrap();
+        counted.gained(C, 1);
+        counted.restore(&records).expect_err("one object too few");
     }
 }
