@@ -268,6 +268,13 @@ impl Catalog {
             }
             Ok(())
         })?;
+        // From now on no checkpoint is published, so nothing more is collected. What was until now
+        // must not be taken for the end.
+        let marked = cell.get();
+        let end = match marked.checkpoint == superblock.checkpoint {
+            true => end,
+            false => End::find(&stream, &marked)?,
+        };
         self.step("delete.fence")?;
         let sectors = (superblock.size_bytes / SECTOR_BYTES).min(Extent::LBA_LIMIT);
         let earlier = end.guarded_from().filter(|_| resumed);

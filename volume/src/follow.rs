@@ -156,7 +156,10 @@ fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
             None => enter(core, &superblock),
         };
         match rolled {
-            Ok((state, moved)) => {
+            // What could not be read may have been collected since this superblock was published.
+            Ok((state, false)) if give_up_log && attempt < ATTEMPTS => at.state = Some(state),
+            Ok((mut state, moved)) => {
+                state.maps.objects_mut().forget_dead();
                 let shown = show(core, at, &state, moved, give_up_log);
                 at.state = Some(state);
                 return shown;

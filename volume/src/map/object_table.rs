@@ -153,6 +153,14 @@ impl ObjectTable {
         Some(usage)
     }
 
+    /// Drops the dead ones: for who deletes nothing.
+    pub fn forget_dead(&mut self) {
+        let dead = self.objects.iter().filter(|(_, usage)| usage.dead_since.is_some());
+        for object in dead.map(|(&object, _)| object).collect::<Vec<_>>() {
+            self.forget(object);
+        }
+    }
+
     /// Live sectors of `object`; zero if it is not known.
     pub fn live(&self, object: ObjectSeq) -> u64 {
         self.objects.get(&object).map_or(0, |usage| usage.live_sectors)

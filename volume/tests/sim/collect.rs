@@ -304,3 +304,44 @@ fn a_damaged_object_is_left_alone() {
     drop(volume);
     running.end();
 }
+
+/// A newcomer finds a number missing; before its fence arrives there, the owner has used the number,
+/// covered it by a checkpoint and deleted it again.
+#[test]
+fn a_fence_at_a_number_that_was_collected_meanwhile_does_not_count() {
+    let mut world = World::new(98, 1);
+    patient(&mut world);
+    let (first, volume) = world.boot_and_check();
+    lay_out(&mut world, &volume);
+    let mut other = Host::new("sim-b");
+    world.go_to(&mut other);
+    let second = boot(&mut world);
+    let gate = second.store.hold(Op::Create, "*/o/*");
+    let opening = {
+        let engine = Arc::clone(&second.engine);
+        thread::spawn(move || engine.open_writer(&name()))
+    };
+    gate.wait_until_reached();
+    world.write(&volume, 0, 0, 64);
+    world.upload(&volume);
+    let decided = objects(&world).pop().unwrap();
+    world.write(&volume, 0, 0, 64);
+    world.upload(&volume);
+    collect(&volume, 0);
+    assert!(world.store.head(&decided).is_err(), "{decided} should have been deleted");
+    world.write(&volume, 0, 64, 64);
+    world.upload(&volume);
+    gate.release();
+    world.promise = Promise::Uploaded;
+    let theirs = opening.join().unwrap().unwrap();
+    assert_eq!(second.life.failpoints().get("open.fenced"), Some(&2), "the first one counted");
+    world.check(&theirs);
+    assert!(learn(&volume).to_string().contains("sim-b"));
+    world.write(&theirs, 0, 7, 64);
+    world.upload(&theirs);
+    drop((volume, theirs));
+    leave(first);
+    second.drain();
+    world.lose_ssd();
+    world.boot_and_check().0.end();
+}
