@@ -15,6 +15,9 @@
 //!      |                    | create object                     +--> stream::Stream
 //!      |                    v
 //!      +---- room ---- in-order commit: clean map, then the log's tail moves
+//!                           |      ^
+//!                           v      | copies
+//!                        gc::Cleaner  lsvd-gc: what is worth keeping of half-empty objects
 //! ```
 //!
 //! # Invariants
@@ -27,7 +30,9 @@
 //!    number of their record, and the higher number wins whatever the order of publication.
 //! 7. What comes from a store or a disk is verified before it is used, and lengths before
 //!    memory is allocated for them.
-//! 8. A background thread that fails poisons the volume: writes fail, reads of good data go on. A
+//! 8. An object is deleted only once the superblock names a checkpoint that condemns it, and no read
+//!    that began before is under way.
+//! 9. A background thread that fails poisons the volume: writes fail, reads of good data go on. A
 //!    volume that another host took over refuses reads as well: what it knows is old.
 //!
 //! # Threads
@@ -37,6 +42,7 @@
 //! | `lsvd-log` | the log file's writes and syncs, unless a flush finds it idle and does a round itself |
 //! | `lsvd-batch` | the next object number, the open batch, the commit queue, the clean map |
 //! | `lsvd-put-N` | one sealed batch each |
+//! | `lsvd-gc` | what is moved and deleted; it hands copies to `lsvd-batch` |
 //! | `lsvd-park` | requests that wait for room, pace or a locked range |
 //! | `lsvd-ssd-N`, `lsvd-io-N` | per engine: requests that wait for the SSD, for the store |
 //! | `lsvd-leaves` | per engine: sled |
@@ -51,6 +57,7 @@
 //! | `log.flush` | who waits for a flush, how far the file is written | list operations |
 //! | `log.headers` | the header pair | one header write (only rounds contend) |
 //! | `log.head` | next position and number, unfilled slots, range locks | tens of nanoseconds per write |
+//! | `Cleaner::desk` | what is asked of the cleaner and left for it | list operations, one look at sums of the maps |
 //! | `maps` | both levels of the map | one lookup, one insert, or a slice of a commit |
 //! | `log.memory.readers` | the window's floor | one copy out of memory |
 //!
