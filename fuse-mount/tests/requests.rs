@@ -67,7 +67,8 @@ fn counts_are_true(kind: Kind) {
         ("put", seen("PUT")),
         ("get", seen("GET")),
         ("head", seen("HEAD")),
-        ("list", seen("LIST")),
+        // The first one asks whether the store answers at all, before there is anything to count.
+        ("list", seen("LIST") - 1),
         ("delete", seen("DELETE") + seen("POST")),
     ];
     for (class, at_server) in classes {

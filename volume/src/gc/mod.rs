@@ -37,6 +37,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::health::count;
 use crate::log::WriteLog;
+use crate::map::ObjectTable;
 use crate::units::{ObjectSeq, SECTOR_BYTES};
 
 pub(crate) use gather::Relocation;
@@ -44,6 +45,10 @@ pub(crate) use readers::Readers;
 
 /// How long a volume is left alone before dead data alone is worth a checkpoint.
 const QUIET: Duration = Duration::from_secs(5);
+
+/// So many dead bytes are worth a checkpoint also while much is written, if they are at least a third
+/// of what is in the store.
+const DEAD_BYTES: u64 = 64 << 20;
 
 /// How often it is looked whether a wait is over.
 const TICK: Duration = Duration::from_millis(50);
@@ -282,14 +287,17 @@ impl Cleaner {
             }
             let stirred = std::mem::take(&mut desk.stirred);
             let config = &self.core.config;
-            let (utilisation, dead) = {
+            let (utilisation, dead, much) = {
                 let maps = self.core.maps.read();
-                (policy::utilisation(maps.objects()), maps.objects().dead().data_sectors)
+                let dead = maps.objects().dead().data_sectors;
+                (policy::utilisation(maps.objects()), dead, is_much_dead(maps.objects()))
             };
             if desk.closing || self.orders.ended() {
                 self.changed.wait(&mut desk);
             } else if stirred && utilisation < config.gc_start_percent {
                 return Work::Clean { target: config.gc_stop_percent };
+            } else if much {
+                return Work::Settle;
             } else if dead == 0 {
                 self.changed.wait(&mut desk);
             } else if stirred {
@@ -341,6 +349,10 @@ impl Cleaner {
                 return Err(self.end());
             }
             self.delete_announced()?;
+            if is_much_dead(core.maps.read().objects()) {
+                self.settle()?;
+                self.delete_announced()?;
+            }
             if !wish.now {
                 self.make_way()?;
             }
@@ -501,6 +513,12 @@ impl Cleaner {
         }
         Ok(())
     }
+}
+
+/// Whether so much is dead that it should not wait for the next checkpoint.
+fn is_much_dead(objects: &ObjectTable) -> bool {
+    let dead = objects.dead().stored_bytes;
+    dead >= DEAD_BYTES && dead >= objects.total().stored_bytes / 3
 }
 
 /// How things stand with the space of a volume.
