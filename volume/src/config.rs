@@ -50,7 +50,8 @@ pub struct VolumeConfig {
     pub compression: Compression,
     /// Objects between two checkpoints.
     pub checkpoint_objects: u64,
-    /// When less of the data in the store is needed than this, in percent, it is cleaned. 0: never.
+    /// When less of the data in the store is needed than this, in percent, it is cleaned. 0: never;
+    /// then only what is dead when a checkpoint is due is deleted.
     pub gc_start_percent: u64,
     /// It is cleaned until so much is needed, in percent.
     pub gc_stop_percent: u64,

@@ -292,7 +292,8 @@ impl Cleaner {
                 let dead = maps.objects().dead().data_sectors;
                 (policy::utilisation(maps.objects()), dead, is_much_dead(maps.objects()))
             };
-            if desk.closing || self.orders.ended() {
+            let off = config.gc_start_percent == 0;
+            if off || desk.closing || self.orders.ended() {
                 self.changed.wait(&mut desk);
             } else if stirred && utilisation < config.gc_start_percent {
                 return Work::Clean { target: config.gc_stop_percent };
