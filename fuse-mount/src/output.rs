@@ -166,7 +166,7 @@ impl Progress {
                 let (data, live) = (show_bytes(report.data_bytes), show_bytes(report.live_bytes));
                 let percent = report.utilisation_percent;
                 let moved = show_bytes(report.moved_bytes);
-                format!("{percent}% used: {live} of {data} in the store; {moved} moved so far")
+                format!("{percent}% needed: {live} of {data} in the store; {moved} moved so far")
             }),
             Response::Done(_) | Response::Failed { .. } => {}
         }

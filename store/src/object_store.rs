@@ -121,6 +121,11 @@ pub trait ObjectStore: Send + Sync + fmt::Debug {
     fn get_range(&self, key: &Key, range: ByteRange) -> StoreResult<Vec<u8>>;
 
     /// The first `limit` bytes of the object, or all of a shorter one, and its size.
+    ///
+    /// By default a `head` and a `get_range`: two requests. Stores should need one.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such object.
     fn get_front(&self, key: &Key, limit: u64) -> StoreResult<Front> {
         let size = self.head(key)?.size;
         let range = ByteRange { start: 0, end: limit.min(size) };

@@ -33,8 +33,9 @@ use crate::threads;
 use crate::units::{LogSeq, ObjectSeq};
 use crate::volume::{Role, Volume};
 
-/// How often the stream is entered again at a newer checkpoint.
-const REENTRIES: u32 = 8;
+/// How often the stream is entered again at a newer checkpoint, before it is called damaged. A writer
+/// at full speed may write the next one while its last one is read, and collect what that needs.
+const REENTRIES: u32 = 64;
 
 /// What the engine lends to each of its volumes.
 #[derive(Clone, Debug)]

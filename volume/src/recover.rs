@@ -82,7 +82,7 @@ impl StreamState {
 
     /// Takes in what was there when it was called, and a part of what comes meanwhile; and makes
     /// sure that what it ends at is no hole. `false` if the end moves away faster than it is
-    /// followed.
+    /// followed; `true` if it was met, though it may have moved since, as `at_end` says.
     pub(crate) fn catch_up(&mut self, stream: &Stream) -> Result<bool> {
         self.advance(stream)?;
         let caught = self.at_end;
@@ -172,13 +172,12 @@ impl StreamState {
         }
         state.root = Root::of(&header);
         let clean = state.root.load(stream, leaves)?;
-        let known = (&*header.objects, &*header.fences);
         state.maps = Maps::from_clean(header.stamp.size_sectors, clean);
         state
             .maps
             .objects_mut()
             .restore(&header.objects)
-            .and_then(|()| state.root.check_condemned(known.0, known.1))
+            .and_then(|()| state.root.check_condemned(&header.objects, &header.fences))
             .map_err(|why| Error::damaged(stream.describe(checkpoint.seq), why))?;
         state.entered = Some(checkpoint);
         state.next = header.covers.next();

@@ -344,7 +344,7 @@ impl Volume {
                 return outcome.map(|()| cleaner.report());
             }
             if !progress(cleaner.report()) {
-                cleaner.take_back();
+                cleaner.take_back(asked);
                 return Ok(cleaner.report());
             }
         }

@@ -30,7 +30,8 @@ pub use gate::{Gate, Point};
 pub use plan::{Fault, FaultPlan, Odds, Op, Rule};
 
 use crate::{
-    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, StoreError, StoreResult, Version,
+    ByteRange, Front, Key, ListPage, ObjectMeta, ObjectStore, Requests, StoreError, StoreResult,
+    Version,
 };
 use gate::Gates;
 use plan::Decider;
@@ -288,6 +289,15 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> StoreResult<ListPage> {
         let effect = |inner: &S| inner.list(prefix, after, limit);
         self.run(Op::List, prefix, never, effect, |_| 0)
+    }
+
+    fn requests_to_delete(&self, keys: usize) -> u64 {
+        // Each goes by its own gate.
+        keys as u64
+    }
+
+    fn further_requests(&self) -> Requests {
+        self.inner.further_requests()
     }
 
     fn delete(&self, key: &Key) -> StoreResult<()> {

@@ -449,11 +449,9 @@ impl Sequencer {
             if superblock.state == VolumeState::Deleting {
                 return Err(Error::Deleted(volume.to_string()));
             }
-            if superblock.epoch > stamp.epoch {
-                let by = format!("host {:?}", superblock.last_host.as_str());
-                return Err(Error::Fenced { volume: volume.to_string(), by });
-            }
-            if superblock.checkpoint.is_some_and(|found| found.covers > checkpoint.covers) {
+            // A newer checkpoint than ours is another writer's, too.
+            let newer = superblock.checkpoint.is_some_and(|found| found.covers > checkpoint.covers);
+            if superblock.epoch > stamp.epoch || newer {
                 let by = format!("host {:?}", superblock.last_host.as_str());
                 return Err(Error::Fenced { volume: volume.to_string(), by });
             }

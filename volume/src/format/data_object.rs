@@ -21,7 +21,6 @@
 //! | varint, varint | of each: sectors between the one before and it; its sectors * 2 + 1 if trim |
 //! | varint | number of frames |
 //! | varint, u8, u64 | of each: stored length, codec, checksum of the stored bytes |
-//!
 //! | varint, varint | of each extent of an object with moved data: how far the object that it comes from lies before this one, and the sector there |
 //!
 //! Extents are in ascending order and do not overlap. An object with **moved data** (kind 2) holds

@@ -17,7 +17,7 @@
 //!   meanwhile may do it late. No host ever points at condemned objects again, so that does no harm.
 //! * A crash anywhere loses nothing: copies that were not committed are void or dead, and what was
 //!   condemned and not deleted is condemned still, by the same checkpoint.
-//! * Cleaning makes way for writers and keeps to a bandwidth, but not if hardly anything of what the
+//! * Cleaning keeps to a bandwidth. It makes way for writers, but not if hardly anything of what the
 //!   store holds is needed any more.
 //! * Nothing is asked of the store while nothing is committed and nothing dead is left.
 
@@ -74,7 +74,7 @@ pub struct GcReport {
     pub objects: u64,
     /// Their bytes.
     pub stored_bytes: u64,
-    /// Bytes of data in the store.
+    /// Bytes of data in objects that are not dead.
     pub data_bytes: u64,
     /// Of them those that the map points at.
     pub live_bytes: u64,
@@ -161,7 +161,9 @@ impl Cleaner {
     pub(crate) fn take_offer(&self) -> Option<Relocation> {
         let mut desk = self.desk.lock();
         if desk.closing {
-            desk.is_moving &= desk.offered.take().is_none();
+            if desk.offered.take().is_some() {
+                desk.is_moving = false;
+            }
             return None;
         }
         desk.offered.take()
@@ -195,9 +197,11 @@ impl Cleaner {
         desk.asked
     }
 
-    /// Leaves off what was asked for.
-    pub(crate) fn take_back(&self) {
-        self.desk.lock().taken_back = true;
+    /// Leaves off what was asked for, unless it was answered meanwhile. Who asked for the same gets
+    /// no more of it either.
+    pub(crate) fn take_back(&self, asked: u64) {
+        let mut desk = self.desk.lock();
+        desk.taken_back |= desk.answered < asked;
         self.changed.notify_all();
     }
 
@@ -219,14 +223,12 @@ impl Cleaner {
         self.changed.notify_all();
     }
 
-    /// Waits until what was announced is deleted, for at most `time`; `true` if it is.
-    pub(crate) fn wait_deleted(&self, time: Duration) -> bool {
-        let is_over = |desk: &Desk| desk.stop || (desk.announced.is_empty() && !desk.is_deleting);
+    /// Waits until what was announced is deleted, for at most `time`.
+    pub(crate) fn wait_deleted(&self, time: Duration) {
         let mut desk = self.desk.lock();
-        if !is_over(&desk) {
-            self.changed.wait_for(&mut desk, time);
-        }
-        is_over(&desk)
+        let goes_on =
+            |desk: &mut Desk| !desk.stop && (!desk.announced.is_empty() || desk.is_deleting);
+        self.changed.wait_while_for(&mut desk, goes_on, time);
     }
 
     /// Ends the thread.
@@ -263,9 +265,11 @@ impl Cleaner {
             match outcome {
                 Err(error @ Error::Store(_)) => {
                     log::warn!("volume {:?}: cleaning is put off: {error}", self.core.name());
+                    // To be looked at again, also if nothing more is committed.
+                    self.desk.lock().stirred = true;
                     self.back_off();
                 }
-                // The volume ends, or has failed, which was said.
+                // The volume ends, or has failed, which was said; or nobody wants it any more.
                 Err(Error::Closing(_)) => {}
                 other => other?,
             }
@@ -531,7 +535,7 @@ pub(crate) fn report(core: &Core) -> GcReport {
         utilisation_percent: policy::utilisation(maps.objects()),
         objects: maps.objects().iter().len() as u64,
         stored_bytes: total.stored_bytes,
-        data_bytes: total.data_sectors * SECTOR_BYTES,
+        data_bytes: (total.data_sectors - maps.objects().dead().data_sectors) * SECTOR_BYTES,
         live_bytes: total.live_sectors * SECTOR_BYTES,
         moved_bytes: load(&health.gc_moved_bytes),
         deleted_objects: load(&health.gc_deleted_objects),

@@ -25,7 +25,8 @@ pub struct ObjectUsage {
     pub live_sectors: u64,
     /// The commit from which on nothing points at it, if so.
     pub dead_since: Option<ObjectSeq>,
-    /// Whether a checkpoint was written that condemns it.
+    /// Whether a checkpoint being written, or one before it, condemns it. It may be deleted only once
+    /// the superblock names that checkpoint.
     pub condemned: bool,
 }
 

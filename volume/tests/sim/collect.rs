@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use lsvd_store::{Key, ObjectStore, Op};
 use lsvd_volume::{GcReport, Volume};
@@ -10,6 +11,9 @@ use crate::hosts::{boot, learn, leave, objects, patient, take_over};
 use crate::oracle::Promise;
 use crate::stamp::SECTOR;
 use crate::world::{Host, LANE_SECTORS, World, name, now, read};
+
+/// How long something that must not happen is watched.
+const WATCH: Duration = Duration::from_millis(500);
 
 /// Sectors of an object that [`lay_out`] makes.
 const OBJECT_SECTORS: u64 = 512;
@@ -212,36 +216,50 @@ fn what_a_dead_host_condemned_is_deleted_by_the_next() {
     second.end();
 }
 
-/// A read that began before waits for the store while what it reads is moved: it gets its bytes.
+/// A read waits for the store while all that it reads is overwritten: it gets its bytes, and only
+/// then their object goes.
 #[test]
 fn nothing_is_deleted_under_a_read() {
     let mut world = World::new(95, 1);
     patient(&mut world);
     let (running, volume) = world.boot_and_check();
     lay_out(&mut world, &volume);
-    wear(&mut world, &volume, 20);
+    let some = objects(&world).into_iter().find(|key| kind(&world, key) == 1).unwrap();
     drop(volume);
     running.drain();
     let (running, volume) = world.boot_and_check();
-    let all = read(&volume, 0, volume.size_bytes() as usize).unwrap();
-    let gate = running.store.hold(Op::GetRange, "*/o/*");
+    let whole = OBJECT_SECTORS as usize * SECTOR;
+    let before = read(&volume, 0, whole).unwrap();
+    let gate = running.store.hold(Op::GetRange, some.as_str());
     let reading = {
         let volume = Arc::clone(&volume);
-        thread::spawn(move || read(&volume, 0, volume.size_bytes() as usize))
+        thread::spawn(move || read(&volume, 0, whole))
     };
     gate.wait_until_reached();
-    // Its own reads go by no gate.
-    let next = running.store.hold(Op::Delete, "*/o/*");
-    gate.release();
+    let deletion = running.store.hold(Op::Delete, "*/o/*");
+    world.write(&volume, 0, 0, OBJECT_SECTORS);
+    world.upload(&volume);
     let collecting = {
         let volume = Arc::clone(&volume);
-        thread::spawn(move || collect(&volume, 95))
+        thread::spawn(move || collect(&volume, 0))
     };
-    assert!(reading.join().unwrap().unwrap() == all);
-    next.wait_until_reached();
-    next.release();
+    let passed = |step| running.life.failpoints().contains_key(step);
+    while !passed("checkpoint.published") {
+        thread::yield_now();
+    }
+    // It is condemned. What must not happen is watched for a while.
+    let begun = Instant::now();
+    while begun.elapsed() < WATCH {
+        assert!(!passed("gc.delete"), "it is deleted under a read");
+        thread::yield_now();
+    }
+    gate.release();
+    assert!(reading.join().unwrap().unwrap() == before);
+    deletion.wait_until_reached();
+    deletion.release();
     collecting.join().unwrap();
-    assert!(read(&volume, 0, volume.size_bytes() as usize).unwrap() == all);
+    assert!(world.store.head(&some).is_err());
+    world.check(&volume);
     drop(volume);
     running.end();
 }
