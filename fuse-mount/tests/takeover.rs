@@ -267,9 +267,11 @@ fn follow(kind: Kind) {
     let clock = Clock::new();
     let mut history = History::new(SECTORS);
     // A disk is read with many requests. All of them see one view only if nothing that it shows is
-    // collected meanwhile, so nothing is: no cleaning, and no checkpoint.
-    let keep = ["--gc-start=0", "--checkpoint-objects=1000000"];
-    let others = FLAGS.iter().filter(|flag| !flag.starts_with("--checkpoint-objects"));
+    // collected meanwhile, so nothing is: no cleaning, and no checkpoint. Each follower then reads the
+    // headers of all objects, so they are larger.
+    let keep = ["--gc-start=0", "--checkpoint-objects=1000000", "--batch-size=4M"];
+    let replaced = |flag: &&str| keep.iter().any(|k| k.split('=').next() == flag.split('=').next());
+    let others = FLAGS.iter().filter(|flag| !replaced(flag));
     let mount = lab.mount(&others.copied().chain(keep).collect::<Vec<_>>());
     let path = make_disk(&lab, &mount);
     let crew = Crew::start(&path, &mut rng, &clock);
