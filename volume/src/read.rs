@@ -175,7 +175,7 @@ impl Reader {
     }
 
     fn key(&self, object: ObjectSeq, frames: &ObjectFrames, frame: u32) -> FrameKey {
-        FrameKey { volume: self.core.uuid, object, nonce: frames.nonce, frame }
+        frame_key(&self.core, object, frames, frame)
     }
 
     /// The content of the frames `first..=last`, or of the first few of them: of several readers
@@ -291,7 +291,18 @@ pub(crate) fn fetch_frames(
     Ok(())
 }
 
-fn beyond(core: &Core, object: ObjectSeq) -> Error {
+/// How the cache knows a frame.
+pub(crate) fn frame_key(
+    core: &Core,
+    object: ObjectSeq,
+    frames: &ObjectFrames,
+    frame: u32,
+) -> FrameKey {
+    FrameKey { volume: core.uuid, object, nonce: frames.nonce, frame }
+}
+
+/// The error of a map that points where an object has nothing.
+pub(crate) fn beyond(core: &Core, object: ObjectSeq) -> Error {
     Error::damaged(core.stream.describe(object), "the map points beyond the end of its data")
 }
 

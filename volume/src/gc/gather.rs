@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::policy::Victim;
-use crate::cache::FrameKey;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{DataHeader, ObjectHeader, Place};
-use crate::object_index::ObjectFrames;
-use crate::read::fetch_frames;
+use crate::read::{beyond, fetch_frames, frame_key};
 use crate::units::{Extent, ObjectSeq, SECTOR_BYTES};
 
 /// Extents looked up per hold of the maps' lock.
@@ -132,9 +130,7 @@ fn fill(
         }
         to += bytes;
     }
-    let beyond = || {
-        Error::damaged(core.stream.describe(object), "the map points beyond the end of its data")
-    };
+    let beyond = || beyond(core, object);
     let mut copy = |frame: u32, content: &[u8]| {
         for (skip, n, to) in parts.get(&frame).into_iter().flatten() {
             let from = content.get(*skip..skip + n).ok_or_else(beyond)?;
@@ -147,7 +143,7 @@ fn fill(
     for frame in parts.keys() {
         let (_, len) = frames.frame(*frame).ok_or_else(beyond)?;
         content.resize(len as usize, 0);
-        if core.cache.read(&key(core, object, &frames, *frame), 0, &mut content) {
+        if core.cache.read(&frame_key(core, object, &frames, *frame), 0, &mut content) {
             copy(*frame, &content)?;
         } else {
             missing.push(*frame);
@@ -159,10 +155,6 @@ fn fill(
         }
     }
     Ok(())
-}
-
-fn key(core: &Core, object: ObjectSeq, frames: &ObjectFrames, frame: u32) -> FrameKey {
-    FrameKey { volume: core.uuid, object, nonce: frames.nonce, frame }
 }
 
 /// What is left without the objects `lost`.

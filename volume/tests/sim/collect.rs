@@ -1,11 +1,11 @@
 //! Garbage collection: space comes back, and nothing else changes.
 
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use lsvd_store::{Key, ObjectStore, Op};
-use lsvd_volume::{GcReport, Volume};
+use lsvd_volume::{Error, GcReport, Volume};
 
 use crate::hosts::{boot, learn, leave, objects, patient, take_over};
 use crate::oracle::Promise;
@@ -39,6 +39,12 @@ fn wear(world: &mut World, volume: &Arc<Volume>, rounds: u64) {
 
 fn collect(volume: &Arc<Volume>, target: u64) -> GcReport {
     volume.collect(target, true, &mut |_| true).unwrap()
+}
+
+/// As [`collect`], on a thread of its own.
+fn collect_beside(volume: &Arc<Volume>, target: u64) -> JoinHandle<Result<GcReport, Error>> {
+    let volume = Arc::clone(volume);
+    thread::spawn(move || volume.collect(target, true, &mut |_| true))
 }
 
 /// What kind of object lies there: see the table in the format's documentation.
@@ -119,10 +125,7 @@ fn an_overwrite_beats_a_copy_that_is_committed_after_it() {
         let number = last.as_str().rsplit('/').next().unwrap();
         let number = u64::from_str_radix(number, 16).unwrap() + 1;
         let gate = running.store.hold(Op::Create, &format!("*/o/{number:016x}"));
-        let collecting = {
-            let volume = Arc::clone(&volume);
-            thread::spawn(move || collect(&volume, 95))
-        };
+        let collecting = collect_beside(&volume, 95);
         gate.wait_until_reached();
         for at in (0..LANE_SECTORS).step_by(256) {
             world.write(&volume, 0, at, 100);
@@ -142,7 +145,7 @@ fn an_overwrite_beats_a_copy_that_is_committed_after_it() {
             world.oracle.uploaded(begun);
         }
         gate.release();
-        collecting.join().unwrap();
+        collecting.join().unwrap().unwrap();
         world.check(&volume);
         world.upload(&volume);
         collect(&volume, 95);
@@ -164,10 +167,7 @@ fn a_deposed_host_deletes_what_it_had_announced_and_harms_nobody() {
     lay_out(&mut world, &volume);
     wear(&mut world, &volume, 20);
     let held = first.store.hold(Op::Delete, "*/o/*");
-    let collecting = {
-        let volume = Arc::clone(&volume);
-        thread::spawn(move || volume.collect(90, true, &mut |_| true))
-    };
+    let collecting = collect_beside(&volume, 90);
     held.wait_until_reached();
     let mut other = Host::new("sim-b");
     let (second, theirs) = take_over(&mut world, &mut other);
@@ -196,10 +196,7 @@ fn what_a_dead_host_condemned_is_deleted_by_the_next() {
     lay_out(&mut world, &volume);
     wear(&mut world, &volume, 20);
     let held = first.store.hold(Op::Delete, "*/o/*");
-    let collecting = {
-        let volume = Arc::clone(&volume);
-        thread::spawn(move || volume.collect(90, true, &mut |_| true))
-    };
+    let collecting = collect_beside(&volume, 90);
     held.wait_until_reached();
     let before = countable(&world);
     world.promise = Promise::Uploaded;
@@ -239,10 +236,7 @@ fn nothing_is_deleted_under_a_read() {
     let deletion = running.store.hold(Op::Delete, "*/o/*");
     world.write(&volume, 0, 0, OBJECT_SECTORS);
     world.upload(&volume);
-    let collecting = {
-        let volume = Arc::clone(&volume);
-        thread::spawn(move || collect(&volume, 0))
-    };
+    let collecting = collect_beside(&volume, 0);
     let passed = |step| running.life.failpoints().contains_key(step);
     while !passed("checkpoint.published") {
         thread::yield_now();
@@ -257,7 +251,7 @@ fn nothing_is_deleted_under_a_read() {
     assert!(reading.join().unwrap().unwrap() == before);
     deletion.wait_until_reached();
     deletion.release();
-    collecting.join().unwrap();
+    collecting.join().unwrap().unwrap();
     assert!(world.store.head(&some).is_err());
     world.check(&volume);
     drop(volume);
