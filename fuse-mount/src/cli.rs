@@ -116,9 +116,12 @@ pub(crate) struct MountFlags {
     /// Size of the read cache on the SSD, 0 for none [env: LSVD_CACHE_SIZE] [default: 10G]
     #[arg(long, value_name = "SIZE")]
     pub(crate) cache_size: Option<String>,
-    /// Memory for the newest part of each volume's log [env: LSVD_MEMORY] [default: 32M]
+    /// Memory that the maps of all volumes may take up [env: LSVD_MEMORY] [default: 256M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
+    /// Memory for the newest part of each volume's log [env: LSVD_LOG_MEMORY] [default: 32M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) log_memory: Option<String>,
     /// Size of an object in the store [env: LSVD_BATCH_SIZE] [default: 8M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) batch_size: Option<String>,

@@ -65,7 +65,7 @@ pub(crate) struct Setting<T> {
 #[derive(Clone, Debug)]
 pub(crate) struct VolumeSettings {
     log_size: Setting<u64>,
-    memory: Setting<u64>,
+    log_memory: Setting<u64>,
     batch_size: Setting<u64>,
     batch_age: Setting<Duration>,
     compression: Setting<Compression>,
@@ -90,6 +90,7 @@ pub(crate) struct Settings {
     follow_interval: Setting<Duration>,
     pub(crate) fail_fast: Setting<bool>,
     cache_size: Setting<u64>,
+    memory: Setting<u64>,
     store_access: StoreSettings,
     volume: VolumeSettings,
     per_volume: BTreeMap<String, VolumeSettings>,
@@ -101,6 +102,9 @@ const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Smallest write log: room for a few large writes.
 const LOG_BYTES_MIN: u64 = lsvd_volume::RING_BYTES_MIN;
+
+/// Less than this makes the leaves of the map come and go all the time.
+const MAP_MEMORY_BYTES_MIN: u64 = 16 << 20;
 
 impl Settings {
     /// Layers flags, variables, file and defaults.
@@ -124,6 +128,12 @@ impl Settings {
             )?,
             fail_fast: layers.get("fail-fast", None, || false, parse_bool)?,
             cache_size: layers.get("cache-size", None, || 10 << 30, parse_bytes)?,
+            memory: layers.get(
+                "memory",
+                None,
+                || 256 << 20,
+                |text| at_least(parse_bytes(text)?, MAP_MEMORY_BYTES_MIN),
+            )?,
             store_access: StoreSettings::read(&layers)?,
             volume: VolumeSettings::read(&layers, None)?,
             per_volume,
@@ -141,6 +151,7 @@ impl Settings {
         EngineConfig {
             cache_dir: self.cache_dir.value.clone(),
             cache_bytes: self.cache_size.value,
+            map_memory_bytes: self.memory.value,
             no_fencing: self.no_fencing.value,
             follow_interval: self.follow_interval.value,
             volume: self.volume.config(),
@@ -160,6 +171,7 @@ impl Settings {
         rows.extend([
             row("cache-dir", &self.cache_dir, |path| path.display().to_string()),
             row("cache-size", &self.cache_size, |bytes| show_bytes(*bytes)),
+            row("memory", &self.memory, |bytes| show_bytes(*bytes)),
             row("read-only", &self.read_only, ToString::to_string),
             row("allow-other", &self.allow_other, ToString::to_string),
             row("no-fencing", &self.no_fencing, ToString::to_string),
@@ -185,8 +197,8 @@ impl VolumeSettings {
                 || default.log_bytes,
                 |text| at_least(parse_bytes(text)?, LOG_BYTES_MIN),
             )?,
-            memory: layers.get(
-                "memory",
+            log_memory: layers.get(
+                "log-memory",
                 volume,
                 || default.buffer_bytes,
                 |text| at_least(parse_bytes(text)?, lsvd_volume::WINDOW_BYTES_MIN),
@@ -275,7 +287,7 @@ impl VolumeSettings {
     fn config(&self) -> VolumeConfig {
         VolumeConfig {
             log_bytes: self.log_size.value,
-            buffer_bytes: self.memory.value,
+            buffer_bytes: self.log_memory.value,
             batch_bytes: self.batch_size.value,
             batch_age: self.batch_age.value,
             compression: self.compression.value,
@@ -293,7 +305,7 @@ impl VolumeSettings {
     fn rows(&self) -> [Value; 13] {
         [
             row("log-size", &self.log_size, |bytes| show_bytes(*bytes)),
-            row("memory", &self.memory, |bytes| show_bytes(*bytes)),
+            row("log-memory", &self.log_memory, |bytes| show_bytes(*bytes)),
             row("batch-size", &self.batch_size, |bytes| show_bytes(*bytes)),
             row("batch-age", &self.batch_age, |age| show_duration(*age)),
             row("compression", &self.compression, |kind| show_compression(*kind).to_owned()),

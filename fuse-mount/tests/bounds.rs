@@ -19,7 +19,7 @@ use serde_json::Value;
 const BLOCK: usize = 64 << 10;
 const VOLUME: &str = "v.img";
 const VOLUME_BYTES: u64 = 256 << 20;
-const FLAGS: &[&str] = &["--memory=8M", "--cache-size=0", "--compression=none"];
+const FLAGS: &[&str] = &["--log-memory=8M", "--cache-size=0", "--compression=none"];
 
 fn block(number: u64) -> Vec<u8> {
     let mut bytes = vec![0; BLOCK];

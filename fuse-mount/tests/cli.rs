@@ -95,7 +95,7 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
     let file = lab.path().join("lsvd.toml");
     fs::write(
         &file,
-        "log-size = \"2G\"\nbatch-size = \"4M\"\nmemory = \"64M\"\n[volume.\"db.img\"]\nlog-size = \"3G\"\ncompression = \"none\"\n",
+        "log-size = \"2G\"\nbatch-size = \"4M\"\nlog-memory = \"64M\"\n[volume.\"db.img\"]\nlog-size = \"3G\"\ncompression = \"none\"\n",
     )
     .unwrap();
     let shown = |volume: &[&str]| -> serde_json::Value {
@@ -124,7 +124,7 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
     let own = shown(&["db.img"]);
     assert_eq!(row(&own, "log-size"), ("3 GiB".into(), format!("{path} [volume.db.img]")));
     assert_eq!(row(&own, "compression"), ("none".into(), format!("{path} [volume.db.img]")));
-    assert_eq!(row(&own, "memory"), ("64 MiB".into(), path.into()));
+    assert_eq!(row(&own, "log-memory"), ("64 MiB".into(), path.into()));
     assert_eq!(row(&own, "batch-size"), ("16 MiB".into(), "LSVD_BATCH_SIZE".into()));
 }
 

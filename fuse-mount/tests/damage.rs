@@ -20,7 +20,7 @@ const BLOCKS: u64 = 48;
 const VOLUME: &str = "v.img";
 const FLAGS: &[&str] = &[
     "--log-size=32M",
-    "--memory=8M",
+    "--log-memory=8M",
     "--cache-size=0",
     "--batch-size=1M",
     "--checkpoint-objects=2",
@@ -290,8 +290,13 @@ fn a_damaged_log_is_refused_or_recovered_in_full() {
     need_mount!();
     let lab = Lab::new();
     // Nothing goes to the store by itself: the log is the only copy.
-    let flags =
-        ["--log-size=32M", "--memory=8M", "--cache-size=0", "--batch-size=64M", "--batch-age=1h"];
+    let flags = [
+        "--log-size=32M",
+        "--log-memory=8M",
+        "--cache-size=0",
+        "--batch-size=64M",
+        "--batch-age=1h",
+    ];
     let mount = lab.mount(&flags);
     fill(&mount);
     // Only what a later sync vouches for can be told from a write that the crash tore.
@@ -345,7 +350,7 @@ fn a_damaged_log_is_refused_or_recovered_in_full() {
 fn a_damaged_cache_mends_itself() {
     need_mount!();
     let lab = Lab::new();
-    let flags = ["--log-size=32M", "--memory=8M", "--cache-size=16M", "--checkpoint-objects=2"];
+    let flags = ["--log-size=32M", "--log-memory=8M", "--cache-size=16M", "--checkpoint-objects=2"];
     let mount = lab.mount(&flags);
     fill(&mount);
     mount.unmount();
@@ -385,7 +390,7 @@ fn memory_of(mount: &Mount) -> PathBuf {
 fn memory_older_than_its_log_is_not_believed() {
     need_mount!();
     let lab = Lab::new();
-    let flags = ["--log-size=32M", "--memory=8M", "--batch-size=64M", "--batch-age=1h"];
+    let flags = ["--log-size=32M", "--log-memory=8M", "--batch-size=64M", "--batch-age=1h"];
     let mount = lab.mount(&flags);
     let path = make_volume(&mount, "v.img", 16 << 20);
     let file = OpenOptions::new().write(true).open(&path).unwrap();

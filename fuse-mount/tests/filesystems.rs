@@ -157,7 +157,7 @@ impl Bench {
     }
 
     fn daemon(&self) -> Mount {
-        self.lab.mount(&["--log-size", "128M", "--cache-size", "128M", "--memory", "8M"])
+        self.lab.mount(&["--log-size", "128M", "--cache-size", "128M", "--log-memory", "8M"])
     }
 
     fn attach(&self, file: &Path) -> Loop {

@@ -22,7 +22,7 @@ use common::disk::StoreDisk;
 use common::rng::Rng;
 use common::{Lab, Mount, Ran, is_mounted, make_volume, scale, wait_for};
 
-/// What the daemon may have resident with the default `--memory 32M`: that, 64 MiB of requests
+/// What the daemon may have resident with the default `--log-memory 32M`: that, 64 MiB of requests
 /// that wait, the objects under way of 8 MiB each with their frames, and what FUSE needs.
 const RESIDENT_MAX_KIB: u64 = 300 << 10;
 
@@ -31,7 +31,7 @@ const THREADS: usize = 4;
 const VOLUME: &str = "v.img";
 const VOLUME_BYTES: u64 = 1 << 30;
 const FLAGS: &[&str] =
-    &["--log-size=64M", "--memory=32M", "--cache-size=32M", "--compression=none"];
+    &["--log-size=64M", "--log-memory=32M", "--cache-size=32M", "--compression=none"];
 
 /// How long a store stands still: the thing under test, not a wait for something.
 fn outage() -> Duration {

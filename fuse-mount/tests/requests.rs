@@ -37,7 +37,7 @@ fn counts_are_true(kind: Kind) {
     let proxy = Proxy::before(&lab.store().endpoint().unwrap(), 0);
     let lab = Lab::with_store(lab.store().by_way_of(&proxy.endpoint()));
     let mebibytes = 256 * scale();
-    let mount = lab.mount(&["--log-size=64M", "--cache-size=32M", "--memory=32M"]);
+    let mount = lab.mount(&["--log-size=64M", "--cache-size=32M", "--log-memory=32M"]);
     let path = make_volume(&mount, "v.img", mebibytes * MIB);
     let file = File::options().read(true).write(true).open(path).unwrap();
     for nth in 0..mebibytes {

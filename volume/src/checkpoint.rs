@@ -5,14 +5,14 @@
 //! `covers`, the highest one committed when it was taken; objects in flight then come after.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::format::{
-    CheckpointHeader, CommonHeader, FenceRecord, LeafRef, ObjectHeader, ObjectRecord, Stamp,
-};
-use crate::map::{CleanMap, Leaf, LeafChange, LeafIndex, LeafItem, LeafStore};
+use crate::format::{CheckpointHeader, FenceRecord, LeafRef, ObjectHeader, ObjectRecord, Stamp};
+use crate::map::{LeafChange, LeafIndex};
 use crate::stream::Stream;
 use crate::units::ObjectSeq;
 
@@ -29,15 +29,24 @@ pub(crate) struct Root {
     pub(crate) fences: Vec<FenceRecord>,
 }
 
+/// A leaf in a checkpoint's body, or one that vanished.
+#[derive(Clone, Debug)]
+pub(crate) struct KeptLeaf {
+    pub(crate) index: LeafIndex,
+    pub(crate) last_change: ObjectSeq,
+    /// Where it is in the body.
+    pub(crate) place: Option<Range<usize>>,
+}
+
 /// A checkpoint ready to be created.
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) head: Vec<u8>,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Arc<Vec<u8>>,
     /// The root once it is committed.
     pub(crate) root: Root,
-    /// Its leaves, for the local store.
-    pub(crate) leaves: Vec<LeafItem>,
+    /// What changed, for the local store.
+    pub(crate) changes: Vec<KeptLeaf>,
     /// What may be deleted once the superblock names it.
     pub(crate) condemned: Vec<ObjectSeq>,
 }
@@ -69,10 +78,9 @@ impl Root {
         self.seq
     }
 
-    /// The leaves that `object` still holds.
-    pub(crate) fn leaves_in(&self, object: ObjectSeq) -> impl Iterator<Item = LeafIndex> + '_ {
-        let held = self.leaves.values().filter(move |leaf| leaf.object == object);
-        held.map(|leaf| LeafIndex::new(leaf.index))
+    /// Where each leaf is, by its index.
+    pub(crate) fn leaves(&self) -> &BTreeMap<u64, LeafRef> {
+        &self.leaves
     }
 
     /// Checks that none of `objects` is condemned that the root or the fences need.
@@ -110,17 +118,13 @@ impl Root {
         let leaves = self.leaves.clone();
         let mut root = Self { seq: stamp.seq, covers, leaves, fences: fences.to_vec() };
         let mut body = Vec::new();
-        let mut items = Vec::with_capacity(changed.len());
+        let mut changes = Vec::with_capacity(changed.len());
         for change in changed {
             let LeafChange { index, leaf, last_change } = change;
-            let bytes = match &leaf {
+            let mut place = None;
+            match &leaf {
                 Some(leaf) => {
-                    Some(leaf.encode().map_err(|e| e.of(format!("leaf {}", index.get())))?)
-                }
-                None => None,
-            };
-            match &bytes {
-                Some(bytes) => {
+                    let bytes = leaf.encode().map_err(|e| e.of(format!("leaf {}", index.get())))?;
                     root.leaves.insert(
                         index.get(),
                         LeafRef {
@@ -129,16 +133,17 @@ impl Root {
                             object: stamp.seq,
                             offset: body.len() as u64,
                             len: bytes.len() as u32,
-                            sum: xxh3_64(bytes),
+                            sum: xxh3_64(&bytes),
                         },
                     );
-                    body.extend_from_slice(bytes);
+                    place = Some(body.len()..body.len() + bytes.len());
+                    body.extend_from_slice(&bytes);
                 }
                 None => {
                     root.leaves.remove(&index.get());
                 }
             }
-            items.push(LeafItem { index, last_change, bytes });
+            changes.push(KeptLeaf { index, last_change, place });
         }
         let header = CheckpointHeader {
             stamp,
@@ -151,102 +156,8 @@ impl Root {
         };
         let head = header.encode().map_err(|e| e.of(format!("checkpoint {}", stamp.seq)))?;
         let condemned = header.objects.iter().filter(|o| o.condemned).map(|o| o.seq).collect();
-        Ok(Prepared { head, body, root, leaves: items, condemned })
+        Ok(Prepared { head, body: Arc::new(body), root, changes, condemned })
     }
-
-    /// Loads all leaves: from the local store where it has them as the root says, otherwise
-    /// from the checkpoints that hold them.
-    pub(crate) fn load(&self, stream: &Stream, local: &LeafStore) -> Result<CleanMap> {
-        let mut map = CleanMap::new();
-        let mut missing = Vec::new();
-        for leaf_ref in self.leaves.values() {
-            let index = LeafIndex::new(leaf_ref.index);
-            let kept = local.get(stream.volume(), index).filter(|kept| {
-                kept.last_change == leaf_ref.last_change && xxh3_64(&kept.bytes) == leaf_ref.sum
-            });
-            match kept.and_then(|kept| Leaf::decode(&kept.bytes).ok()) {
-                Some(leaf) => map.set_leaf(index, leaf, leaf_ref.last_change),
-                None => missing.push(*leaf_ref),
-            }
-        }
-        fetch_all(stream, missing, &mut map)?;
-        Ok(map)
-    }
-}
-
-/// Longest read of leaves, in bytes; a single leaf may be longer.
-const READ_BYTES_MAX: u64 = 4 << 20;
-/// What lies between two leaves is read with them if it is at most this long: a request costs more.
-const GAP_BYTES_MAX: u64 = 64 << 10;
-
-/// Reads the leaves that a checkpoint holds itself, and verifies them.
-pub(crate) fn verify_leaves(stream: &Stream, checkpoint: &CheckpointHeader) -> Result<()> {
-    let own = checkpoint.leaves.iter().filter(|leaf| leaf.object == checkpoint.stamp.seq);
-    fetch_all(stream, own.copied().collect(), &mut CleanMap::new())
-}
-
-/// Reads leaves: each checkpoint is looked at once, and what lies close together in it is read
-/// together. So the requests grow with the checkpoints that hold leaves, and with their bytes.
-fn fetch_all(stream: &Stream, mut leaves: Vec<LeafRef>, map: &mut CleanMap) -> Result<()> {
-    leaves.sort_unstable_by_key(|leaf| (leaf.object, leaf.offset));
-    for of_object in leaves.chunk_by(|a, b| a.object == b.object) {
-        let Some(first) = of_object.first() else { continue };
-        let found = stream.peek(first.object)?;
-        let (common, _) =
-            found.ok_or_else(|| Error::damaged(describe(stream, first), "it is missing"))?;
-        let mut rest = of_object;
-        while !rest.is_empty() {
-            let (together, later) = rest.split_at(read_together(rest));
-            fetch(stream, &common, together, map)?;
-            rest = later;
-        }
-    }
-    Ok(())
-}
-
-/// How many of `leaves`, at least one, are read with one request.
-fn read_together(leaves: &[LeafRef]) -> usize {
-    let Some(first) = leaves.first() else { return 0 };
-    let end = |leaf: &LeafRef| leaf.offset.saturating_add(leaf.len.into());
-    let fits = |pair: &&[LeafRef]| match pair {
-        [before, leaf] => {
-            leaf.offset >= end(before)
-                && leaf.offset - end(before) <= GAP_BYTES_MAX
-                && end(leaf) - first.offset <= READ_BYTES_MAX
-        }
-        _ => false,
-    };
-    1 + leaves.windows(2).take_while(fits).count()
-}
-
-fn describe(stream: &Stream, leaf: &LeafRef) -> String {
-    format!("{} (from leaf {} of the map)", stream.describe(leaf.object), leaf.index)
-}
-
-/// Reads leaves that lie close together in a checkpoint.
-fn fetch(
-    stream: &Stream,
-    common: &CommonHeader,
-    leaves: &[LeafRef],
-    map: &mut CleanMap,
-) -> Result<()> {
-    let (Some(first), Some(last)) = (leaves.first(), leaves.last()) else { return Ok(()) };
-    let len = (last.offset - first.offset).saturating_add(last.len.into());
-    let range = common.body_range(first.offset, len).ok_or_else(|| {
-        Error::damaged(describe(stream, first), "the root points outside the object")
-    })?;
-    let bytes = stream.read(first.object, range)?;
-    for leaf in leaves {
-        let from = (leaf.offset - first.offset) as usize;
-        let own = bytes.get(from..).and_then(|own| own.get(..leaf.len as usize));
-        let own = own.ok_or_else(|| Error::damaged(describe(stream, leaf), "it is too short"))?;
-        if xxh3_64(own) != leaf.sum {
-            return Err(Error::damaged(describe(stream, leaf), "the leaf's checksum is wrong"));
-        }
-        let decoded = Leaf::decode(own).map_err(|e| e.of(describe(stream, leaf)))?;
-        map.set_leaf(LeafIndex::new(leaf.index), decoded, leaf.last_change);
-    }
-    Ok(())
 }
 
 /// Reads a checkpoint's header.

@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub cache_dir: PathBuf,
     /// Size of the read cache in bytes; 0 for none.
     pub cache_bytes: u64,
+    /// What the map leaves of all volumes may take up in memory, in bytes.
+    pub map_memory_bytes: u64,
     /// Writes also to a store that cannot keep two hosts apart; then nothing but the user sees to
     /// it that only one host writes to a volume.
     pub no_fencing: bool,

@@ -12,7 +12,9 @@ use crate::config::VolumeConfig;
 use crate::error::{Error, Result};
 use crate::gc::Readers;
 use crate::health::Health;
-use crate::map::{LeafStore, Maps};
+use crate::leaf_loader::LeafLoader;
+use crate::map::{Absent, LeafStore, Maps};
+use crate::memory::LeafMemory;
 use crate::object_index::ObjectIndex;
 use crate::platform::Platform;
 use crate::poison::Poison;
@@ -40,6 +42,8 @@ pub(crate) struct Core {
     pub(crate) readers: Readers,
     pub(crate) cache: Arc<dyn ReadCache>,
     pub(crate) leaves: Arc<LeafStore>,
+    pub(crate) loader: Arc<LeafLoader>,
+    pub(crate) memory: LeafMemory,
     pub(crate) health: Health,
     pub(crate) poison: Arc<Poison>,
     /// Requests for this volume's objects, and how many there were before it was opened.
@@ -63,6 +67,31 @@ impl Core {
     /// Notes that the volume is open.
     pub(crate) fn opened(&self) -> Requests {
         *self.opening.get_or_init(|| self.requests())
+    }
+
+    /// Fetches a leaf of the map that a lookup found absent. The caller counts as a reader, so that the
+    /// checkpoint that holds it stays.
+    pub(crate) fn fetch_leaf(&self, Absent(at): Absent) -> Result<()> {
+        let leaf = self.loader.load(&at)?;
+        let mut maps = self.maps.write();
+        self.loader.put(&mut maps, &at, leaf)?;
+        self.memory.settle(&mut maps);
+        Ok(())
+    }
+
+    /// Asks the maps, and fetches what leaves the answer needs.
+    pub(crate) fn ask_maps<T>(
+        &self,
+        mut ask: impl FnMut(&Maps) -> std::result::Result<T, Absent>,
+    ) -> Result<T> {
+        let _reading = self.readers.begin();
+        loop {
+            let answer = ask(&self.maps.read());
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(absent) => self.fetch_leaf(absent)?,
+            }
+        }
     }
 
     /// Why a thread of this volume has ended.

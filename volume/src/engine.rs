@@ -20,8 +20,10 @@ use crate::format::{FileAttrs, StoredOptions, Superblock};
 use crate::info::{LogInfo, VolumeInfo};
 use crate::inspect::{self, Inspect, InspectReport};
 use crate::keys;
+use crate::leaf_loader::LeafLoader;
 use crate::log::LogOnDisk;
 use crate::map::LeafStore;
+use crate::memory::MemoryBudget;
 use crate::name::VolumeName;
 use crate::open::{Opening, Surroundings, discard};
 use crate::platform::{Host, Platform};
@@ -120,6 +122,7 @@ impl Engine {
             platform,
             cache,
             leaves: Arc::new(leaves),
+            memory: Arc::new(MemoryBudget::new(config.map_memory_bytes)),
             log_dir: dir.logs(),
             foreign_lock: read_only.then(|| dir.lock_file()),
             follow_interval: config.follow_interval,
@@ -394,11 +397,14 @@ impl Engine {
             self.stop.clone(),
         ));
         let traffic = self.store.group(&superblock.get().volume.to_string());
+        let stream = Stream::new(patient, superblock.get().volume);
+        let loader = LeafLoader::new(stream.clone(), Arc::clone(&self.around.leaves));
         Opening {
             around: &self.around,
             traffic_before: traffic.requests(),
             traffic,
-            stream: Stream::new(patient, superblock.get().volume),
+            stream,
+            loader: Arc::new(loader),
             uploads: Stream::new(
                 Arc::clone(&self.store) as Arc<dyn ObjectStore>,
                 superblock.get().volume,
@@ -523,8 +529,8 @@ impl Engine {
         match what {
             Inspect::Object(seq) => inspect::object(&opening.stream, seq),
             Inspect::Map => {
-                let state = opening.read_stream(None)?;
-                Ok(inspect::map(state.maps.clean(), state.maps.sectors()))
+                let mut state = opening.read_stream(None)?;
+                inspect::map(&mut state)
             }
             Inspect::Summary => {
                 let params = opening.log_params();

@@ -17,6 +17,7 @@
 //!   move. If it does because a writer on this host goes on with that log, the view stays until the
 //!   stream holds all that it shows; in every other case the log does not count any more.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use parking_lot::Mutex;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{Superblock, VolumeState};
+use crate::leaf_loader::LeafLoader;
 use crate::log::{LogOnDisk, LogParams};
 use crate::recover::StreamState;
 use crate::superblock_cell::SuperblockCell;
@@ -197,7 +199,8 @@ fn roll(core: &Core, mut state: StreamState, now: &Superblock) -> Result<(Stream
 }
 
 fn enter(core: &Core, superblock: &Superblock) -> Result<(StreamState, bool)> {
-    let state = StreamState::read(&core.uploads, superblock, superblock.committed, &core.leaves)?;
+    let loader = Arc::new(LeafLoader::new(core.uploads.clone(), Arc::clone(&core.leaves)));
+    let state = StreamState::read(&core.uploads, superblock, superblock.committed, &loader)?;
     Ok((state, true))
 }
 
@@ -210,7 +213,7 @@ fn show(
 ) -> Result<()> {
     let Some(on_top) = &at.log else {
         if moved {
-            *core.maps.write() = state.maps.committed_only();
+            put_in_place(core, state);
         }
         return Ok(());
     };
@@ -221,8 +224,17 @@ fn show(
         return Ok(());
     }
     at.log = None;
-    *core.maps.write() = state.maps.committed_only();
+    put_in_place(core, state);
     Ok(())
+}
+
+/// Shows the new map, with the leaves that readers have fetched for the one before.
+fn put_in_place(core: &Core, state: &StreamState) {
+    let mut new = state.maps.committed_only();
+    let mut shown = core.maps.write();
+    new.adopt_leaves(&shown);
+    *shown = new;
+    core.memory.settle(&mut shown);
 }
 
 /// Whether the stream is continued from the log that lies on top.

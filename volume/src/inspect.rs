@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::checkpoint::verify_leaves;
 use crate::error::{Error, Result};
 use crate::format::{
     DataHeader, ExtentKind, FenceId, LogPoint, ObjectHeader, RecordKind, Stamp, Superblock,
     decompress_frame,
 };
+use crate::leaf_loader::verify_leaves;
 use crate::log::LogOnDisk;
-use crate::map::{CleanMap, CleanPiece};
+use crate::map::{CleanPiece, LEAF_SECTORS};
 use crate::recover::StreamState;
 use crate::stream::Stream;
 use crate::units::{Extent, Lba, ObjectSeq, SECTOR_BYTES};
@@ -337,12 +337,28 @@ fn verify_frames(stream: &Stream, seq: ObjectSeq, header: &DataHeader) -> Result
     Ok(())
 }
 
-pub(crate) fn map(clean: &CleanMap, sectors: u64) -> InspectReport {
+/// The map, leaf by leaf: not all of them need fit into memory.
+pub(crate) fn map(state: &mut StreamState) -> Result<InspectReport> {
+    let mut extents = Vec::new();
     let mut pieces = Vec::new();
-    if let Some(all) = Extent::new(Lba::ZERO, sectors) {
-        clean.lookup(all, &mut pieces);
+    let mut at = Lba::ZERO;
+    while let Some(next) = state.ask_maps(|maps| maps.clean().next_mapped(at))? {
+        let leaf_end = (next.get() / LEAF_SECTORS + 1) * LEAF_SECTORS;
+        at = Lba::new(leaf_end);
+        let Some(extent) = Extent::between(next, at) else { break };
+        state.ask_maps(|maps| {
+            pieces.clear();
+            maps.clean().lookup(extent, &mut pieces)
+        })?;
+        extents.extend(pieces.iter().filter_map(extent_report));
+        state.maps.evict(u64::MAX);
     }
-    let extents = pieces.iter().filter_map(|piece| match piece {
+    let mapped_bytes = state.maps.clean().mapped_sectors() * SECTOR_BYTES;
+    Ok(InspectReport::Map(MapReport { mapped_bytes, extents }))
+}
+
+fn extent_report(piece: &CleanPiece) -> Option<ExtentReport> {
+    match piece {
         CleanPiece::Object { extent, object, object_sector } => Some(ExtentReport {
             offset: extent.start().get() * SECTOR_BYTES,
             bytes: extent.bytes(),
@@ -351,9 +367,5 @@ pub(crate) fn map(clean: &CleanMap, sectors: u64) -> InspectReport {
             object_offset: Some(object_sector * SECTOR_BYTES),
         }),
         CleanPiece::Hole { .. } => None,
-    });
-    InspectReport::Map(MapReport {
-        mapped_bytes: clean.mapped_sectors() * SECTOR_BYTES,
-        extents: extents.collect(),
-    })
+    }
 }

@@ -18,8 +18,10 @@ use crate::follow::{Follower, OnTop};
 use crate::format::{CheckpointRef, Nonce, ShortText, Stamp, StoreId, VolumeState};
 use crate::gc::Readers;
 use crate::health::Health;
+use crate::leaf_loader::LeafLoader;
 use crate::log::{Limits, LogOnDisk, LogParams, Start};
 use crate::map::{LeafStore, Maps};
+use crate::memory::{LeafMemory, MemoryBudget};
 use crate::object_index::ObjectIndex;
 use crate::platform::Platform;
 use crate::poison::Poison;
@@ -44,6 +46,8 @@ pub(crate) struct Surroundings {
     pub(crate) pool: Arc<Pool>,
     pub(crate) cache: Arc<dyn ReadCache>,
     pub(crate) leaves: Arc<LeafStore>,
+    /// What map leaves may take up altogether.
+    pub(crate) memory: Arc<MemoryBudget>,
     pub(crate) log_dir: std::path::PathBuf,
     /// The lock of the cache directory, where this engine does not hold it.
     pub(crate) foreign_lock: Option<std::path::PathBuf>,
@@ -73,6 +77,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) stream: Stream,
     /// The stream without patience: the uploaders have their own.
     pub(crate) uploads: Stream,
+    pub(crate) loader: Arc<LeafLoader>,
     pub(crate) superblock: SuperblockCell,
     pub(crate) config: VolumeConfig,
     /// Requests for the volume's objects, and how many there were before.
@@ -107,7 +112,7 @@ impl Opening<'_> {
         if superblock.state == VolumeState::Deleting {
             return Err(Error::NoSuchVolume(self.name()));
         }
-        StreamState::read(&self.stream, &superblock, committed, &self.around.leaves)
+        StreamState::read(&self.stream, &superblock, committed, &self.loader)
     }
 
     /// Reads the stream from another checkpoint than `before`; `None` if there is none.
@@ -152,6 +157,8 @@ impl Opening<'_> {
             readers: Readers::default(),
             cache: Arc::clone(&self.around.cache),
             leaves: Arc::clone(&self.around.leaves),
+            loader: self.loader,
+            memory: LeafMemory::new(Arc::clone(&self.around.memory)),
             health: Health::default(),
             poison,
             traffic: self.traffic,

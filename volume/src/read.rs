@@ -89,8 +89,15 @@ impl Reader {
         pieces: &mut Vec<MapPiece>,
         replans: usize,
     ) -> Result<Filled> {
-        pieces.clear();
-        self.core.maps.read().lookup(extent, pieces);
+        loop {
+            pieces.clear();
+            let looked = self.core.maps.read().lookup(extent, pieces);
+            match looked {
+                Ok(()) => break,
+                Err(_) if patience != Patience::Full => return Ok(Filled::WouldWait),
+                Err(absent) => self.core.fetch_leaf(absent)?,
+            }
+        }
         let planned = pieces.len();
         for i in 0..planned {
             let Some(piece) = pieces.get(i).copied() else { break };

@@ -15,8 +15,9 @@ use crate::format::{
     CheckpointRef, FenceHeader, FenceId, FenceRecord, FillerHeader, LogPoint, Nonce, ObjectHeader,
     RecordKind, ShortText, Stamp, Superblock,
 };
+use crate::leaf_loader::LeafLoader;
 use crate::log::{LogOnDisk, ScanEnd};
-use crate::map::{CommitExtent, LeafStore, Maps};
+use crate::map::{Absent, CommitExtent, Maps, Stopped};
 use crate::stream::{Created, Found, Stream};
 use crate::units::{Epoch, Extent, LogSeq, ObjectSeq};
 
@@ -40,6 +41,8 @@ const BEYOND_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct StreamState {
     pub(crate) maps: Maps,
+    /// For the leaves that are not here.
+    loader: Arc<LeafLoader>,
     /// The number after the last one read.
     pub(crate) next: ObjectSeq,
     /// Whether `next` was looked for last, and was missing.
@@ -72,9 +75,9 @@ impl StreamState {
         stream: &Stream,
         superblock: &Superblock,
         committed: ObjectSeq,
-        leaves: &LeafStore,
+        loader: &Arc<LeafLoader>,
     ) -> Result<Self> {
-        let mut state = Self::enter(stream, superblock, leaves)?;
+        let mut state = Self::enter(stream, superblock, loader)?;
         state.known_committed = committed.max(superblock.committed);
         state.catch_up(stream)?;
         Ok(state)
@@ -144,10 +147,11 @@ impl StreamState {
     }
 
     /// The state at the checkpoint that the superblock names.
-    fn enter(stream: &Stream, superblock: &Superblock, leaves: &LeafStore) -> Result<Self> {
+    fn enter(stream: &Stream, superblock: &Superblock, loader: &Arc<LeafLoader>) -> Result<Self> {
         let size = superblock.size_bytes / crate::units::SECTOR_BYTES;
         let mut state = Self {
             maps: Maps::new(size),
+            loader: Arc::clone(loader),
             next: ObjectSeq::new(1),
             at_end: false,
             known_committed: ObjectSeq::ZERO,
@@ -171,14 +175,11 @@ impl StreamState {
             return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
         }
         state.root = Root::of(&header);
-        let clean = state.root.load(stream, leaves)?;
-        state.maps = Maps::from_clean(header.stamp.size_sectors, clean);
         state
-            .maps
-            .objects_mut()
-            .restore(&header.objects)
-            .and_then(|()| state.root.check_condemned(&header.objects, &header.fences))
+            .root
+            .check_condemned(&header.objects, &header.fences)
             .map_err(|why| Error::damaged(stream.describe(checkpoint.seq), why))?;
+        state.maps = Maps::of_checkpoint(&header);
         state.entered = Some(checkpoint);
         state.next = header.covers.next();
         state.window = header.stamp.window.into();
@@ -224,7 +225,7 @@ impl StreamState {
         self.clean = matches!(header, ObjectHeader::Checkpoint(c) if c.clean);
         self.log_seq = self.log_seq.max(stamp.log_seq);
         self.window = self.window.max(stamp.window.into());
-        self.resize(&stamp);
+        self.resize(&stamp)?;
         match header {
             ObjectHeader::Data(data) => {
                 self.maps.objects_mut().add(stamp.seq, data.logical_sectors().into(), *bytes);
@@ -236,9 +237,17 @@ impl StreamState {
                         let detail = "it writes beyond the end of the volume";
                         return Err(Error::damaged(stream.describe(stamp.seq), detail));
                     }
-                    self.maps.commit(stamp.seq, &extents, LogSeq::ZERO);
+                    self.commit(
+                        &extents,
+                        |e| e.extent,
+                        |maps, slice| maps.commit(stamp.seq, slice, LogSeq::ZERO),
+                    )?;
                 } else {
-                    self.maps.commit_moved(stamp.seq, &moved);
+                    self.commit(
+                        &moved,
+                        |e| e.extent,
+                        |maps, slice| maps.commit_moved(stamp.seq, slice),
+                    )?;
                 }
                 self.maps.objects_mut().settle(stamp.seq);
             }
@@ -246,19 +255,60 @@ impl StreamState {
                 self.maps.objects_mut().add(stamp.seq, 0, *bytes);
                 // What it condemned may be gone, also checkpoints that the root before it needs.
                 self.root = Root::of(checkpoint);
+                self.maps.note_checkpoint(checkpoint.covers, self.root.leaves());
             }
             ObjectHeader::Fence(_) | ObjectHeader::Filler(_) => {}
         }
         Ok(())
     }
 
-    fn resize(&mut self, stamp: &Stamp) {
+    /// Commits extents, fetching what leaves they need.
+    fn commit<T>(
+        &mut self,
+        mut rest: &[T],
+        extent: impl Fn(&T) -> Extent,
+        mut commit: impl FnMut(&mut Maps, &[T]) -> std::result::Result<(), Stopped>,
+    ) -> Result<()> {
+        let absent = self.maps.absent_for(rest.iter().map(extent));
+        let maps = &mut self.maps;
+        self.loader.load_all(absent, |at, leaf| self.loader.put(maps, at, leaf))?;
+        while let Err(Stopped { done, absent }) = commit(&mut self.maps, rest) {
+            self.fetch(absent)?;
+            rest = rest.get(done..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Asks the maps, and fetches what leaves the answer needs.
+    pub(crate) fn ask_maps<T>(
+        &mut self,
+        mut ask: impl FnMut(&Maps) -> std::result::Result<T, Absent>,
+    ) -> Result<T> {
+        loop {
+            match ask(&self.maps) {
+                Ok(answer) => return Ok(answer),
+                Err(absent) => self.fetch(absent)?,
+            }
+        }
+    }
+
+    fn fetch(&mut self, Absent(at): Absent) -> Result<()> {
+        let leaf = self.loader.load(&at)?;
+        self.loader.put(&mut self.maps, &at, leaf)
+    }
+
+    fn resize(&mut self, stamp: &Stamp) -> Result<()> {
         // Also when the size is the same: a checkpoint knows the size of its own moment, its map
         // is that of `covers`, and the shrink between them comes by here.
         if stamp.size_sectors <= self.maps.sectors() {
-            self.maps.commit_resize(stamp.seq, stamp.size_sectors, LogSeq::ZERO);
+            while let Err(absent) =
+                self.maps.commit_resize(stamp.seq, stamp.size_sectors, LogSeq::ZERO)
+            {
+                self.fetch(absent)?;
+            }
         }
         self.maps.set_sectors(stamp.size_sectors);
+        Ok(())
     }
 
     /// Makes sure that `next` is the stream's end and not a hole in it.

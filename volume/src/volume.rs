@@ -18,6 +18,7 @@ use crate::follow::Follower;
 use crate::gc::{GcReport, Wish};
 use crate::health::count;
 use crate::log::{Entry, Pass, Refused, Wait, WriteLog};
+use crate::map::{Absent, Maps};
 use crate::park::{Request, write_entries};
 use crate::pool::Pool;
 use crate::read::{Filled, Patience, Reader, covering};
@@ -365,14 +366,12 @@ impl Volume {
         let writer = self.writer()?;
         let sectors = bytes / SECTOR_BYTES;
         let _alone = writer.resizing.lock();
-        {
-            let maps = self.core.maps.read();
-            if maps.sectors() == sectors {
-                return Ok(());
-            }
-            if !force && maps.next_data(Lba::new(sectors)).is_some() {
-                return Err(Error::ShrinkLosesData { volume: self.name(), bytes });
-            }
+        if self.core.maps.read().sectors() == sectors {
+            return Ok(());
+        }
+        let beyond = Lba::new(sectors);
+        if !force && self.core.ask_maps(|maps| maps.next_data(beyond))?.is_some() {
+            return Err(Error::ShrinkLosesData { volume: self.name(), bytes });
         }
         let seq = self.append_patiently(writer, Entry::Resize { sectors }, Pass::Waited)?;
         self.flush_and_wait(writer)?;
@@ -392,18 +391,52 @@ impl Volume {
         told.recv().unwrap_or_else(|_| Err(Error::Closing(self.name())))
     }
 
-    /// The first byte at or after `offset` that holds data.
-    pub fn seek_data(&self, offset: u64) -> Option<u64> {
-        let maps = self.core.maps.read();
-        let found = maps.next_data(Lba::new(offset / SECTOR_BYTES))?;
-        Some((found.get() * SECTOR_BYTES).max(offset))
+    /// The first byte at or after `offset` that holds data, if there is any.
+    pub fn seek_data(
+        self: &Arc<Self>,
+        offset: u64,
+        done: impl FnOnce(Result<Option<u64>>) + Send + 'static,
+    ) {
+        let from = Lba::new(offset / SECTOR_BYTES);
+        self.ask_maps(
+            move |maps| {
+                let found = maps.next_data(from)?;
+                Ok(found.map(|found| (found.get() * SECTOR_BYTES).max(offset)))
+            },
+            done,
+        );
     }
 
     /// The first byte at or after `offset` that holds none; the size if there is none before.
-    pub fn seek_hole(&self, offset: u64) -> u64 {
-        let maps = self.core.maps.read();
-        let found = maps.next_hole(Lba::new(offset / SECTOR_BYTES));
-        (found.get() * SECTOR_BYTES).max(offset).min(maps.sectors() * SECTOR_BYTES)
+    pub fn seek_hole(
+        self: &Arc<Self>,
+        offset: u64,
+        done: impl FnOnce(Result<u64>) + Send + 'static,
+    ) {
+        let from = Lba::new(offset / SECTOR_BYTES);
+        self.ask_maps(
+            move |maps| {
+                let found = maps.next_hole(from)?.get() * SECTOR_BYTES;
+                Ok(found.max(offset).min(maps.sectors() * SECTOR_BYTES))
+            },
+            done,
+        );
+    }
+
+    /// Asks the maps; elsewhere, if leaves have to be fetched for the answer.
+    fn ask_maps<T>(
+        self: &Arc<Self>,
+        ask: impl Fn(&Maps) -> std::result::Result<T, Absent> + Send + 'static,
+        done: impl FnOnce(Result<T>) + Send + 'static,
+    ) {
+        let answer = ask(&self.core.maps.read());
+        match answer {
+            Ok(answer) => done(Ok(answer)),
+            Err(_) => {
+                let volume = Arc::clone(self);
+                self.pool.remote(move || done(volume.core.ask_maps(ask)));
+            }
+        }
     }
 
     /// Counters and gauges.

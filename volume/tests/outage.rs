@@ -41,6 +41,7 @@ fn engine(store: &Store, dir: &Path, volume: VolumeConfig) -> Arc<Engine> {
     let config = EngineConfig {
         cache_dir: dir.to_owned(),
         cache_bytes: 0,
+        map_memory_bytes: 64 << 20,
         no_fencing: false,
         follow_interval: Duration::ZERO,
         volume,

@@ -11,16 +11,17 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 21] = [
+pub(super) const KEYS: [&str; 22] = [
     "store",
     "cache-dir",
     "cache-size",
+    "memory",
     "read-only",
     "allow-other",
     "no-fencing",
     "follow-interval",
     "log-size",
-    "memory",
+    "log-memory",
     "batch-size",
     "batch-age",
     "compression",
@@ -38,7 +39,7 @@ pub(super) const KEYS: [&str; 21] = [
 /// Those that a `[volume.NAME]` section may hold.
 pub(super) const VOLUME_KEYS: [&str; 13] = [
     "log-size",
-    "memory",
+    "log-memory",
     "batch-size",
     "batch-age",
     "compression",
@@ -178,12 +179,13 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("rados-keyring", path("--rados-keyring", &store.rados_keyring)?),
         ("rados-namespace", store.rados_namespace.clone()),
         ("cache-size", mount.cache_size.clone()),
+        ("memory", mount.memory.clone()),
         ("read-only", mount.read_only.then(|| "true".to_owned())),
         ("allow-other", mount.allow_other.then(|| "true".to_owned())),
         ("no-fencing", global.no_fencing.then(|| "true".to_owned())),
         ("follow-interval", mount.follow_interval.clone()),
         ("log-size", mount.log_size.clone()),
-        ("memory", mount.memory.clone()),
+        ("log-memory", mount.log_memory.clone()),
         ("batch-size", mount.batch_size.clone()),
         ("batch-age", mount.batch_age.clone()),
         ("compression", mount.compression.clone()),

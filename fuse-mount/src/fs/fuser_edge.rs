@@ -536,10 +536,10 @@ impl Filesystem for Edge {
             _ => return reply.error(error(Errno::EINVAL)),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(error(Errno::ENXIO)) };
-        match self.fs.lseek(handle.0, offset, what) {
+        self.fs.lseek(handle.0, offset, what, |outcome| match outcome {
             Ok(found) => reply.offset(found as i64),
             Err(errno) => reply.error(error(errno)),
-        }
+        });
     }
 
     fn copy_file_range(

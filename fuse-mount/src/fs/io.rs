@@ -154,20 +154,37 @@ impl VolumeFs {
     }
 
     /// The next data or hole at or after `offset`.
-    pub(crate) fn lseek(&self, handle: u64, offset: u64, what: Seek) -> Outcome<u64> {
+    pub(crate) fn lseek(
+        &self,
+        handle: u64,
+        offset: u64,
+        what: Seek,
+        done: impl FnOnce(Outcome<u64>) + Send + 'static,
+    ) {
+        let (volume, size) = match self.sought(handle) {
+            Ok((_, size)) if offset >= size => return done(Err(Errno::ENXIO)),
+            Ok(found) => found,
+            Err(errno) => return done(Err(errno)),
+        };
+        let failed = |error| Errno::of("lseek", &error);
+        match what {
+            Seek::Data => volume.seek_data(offset, move |found| {
+                let found = found.map_err(failed);
+                let inside = |found: Option<u64>| found.filter(|found| *found < size);
+                done(found.and_then(|found| inside(found).ok_or(Errno::ENXIO)));
+            }),
+            Seek::Hole => volume.seek_hole(offset, move |found| {
+                done(found.map(|found| found.min(size)).map_err(failed));
+            }),
+        }
+    }
+
+    fn sought(&self, handle: u64) -> Outcome<(Arc<Volume>, u64)> {
         let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
         let Handle::Volume { node, .. } = &*handle else { return Err(Errno::EINVAL) };
         let volume = node.volume().ok_or(Errno::EIO)?;
         let size = node.size_in(&volume);
-        if offset >= size {
-            return Err(Errno::ENXIO);
-        }
-        match what {
-            Seek::Data => {
-                volume.seek_data(offset).filter(|found| *found < size).ok_or(Errno::ENXIO)
-            }
-            Seek::Hole => Ok(volume.seek_hole(offset).min(size)),
-        }
+        Ok((volume, size))
     }
 }
 

@@ -24,7 +24,7 @@ const THREADS: u64 = 4;
 /// For `mount`: small figures, so that rings wrap, buffers rotate and checkpoints come often.
 pub const FLAGS: &[&str] = &[
     "--log-size=32M",
-    "--memory=8M",
+    "--log-memory=8M",
     "--cache-size=16M",
     "--batch-size=512K",
     "--batch-age=100ms",

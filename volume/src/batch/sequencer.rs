@@ -4,25 +4,27 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use lsvd_store::StoreError;
 use parking_lot::Mutex;
 
 use super::buffers::Buffers;
 use super::builder::{Batch, Builder, Offer};
 use super::orders::Orders;
-use super::uploader::{Job, Outcome, Uploaders};
+use super::uploader::{Job, Outcome, Uploaders, may_pass};
 use crate::checkpoint::{Facts, Prepared, Root};
 use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::format::{
-    CheckpointRef, DataHeader, FenceRecord, LogPoint, Nonce, ShortText, Stamp, Superblock,
+    CheckpointRef, DataHeader, FenceRecord, LeafRef, LogPoint, Nonce, ShortText, Stamp, Superblock,
     VolumeState,
 };
 use crate::gc::Cleaner;
+use crate::leaf_loader::LeafLoader;
 use crate::log::{LogTail, WriteLog};
-use crate::map::{CommitExtent, LeafChange};
+use crate::map::{Absent, CommitExtent, LeafChange, LeafIndex, Maps, Stopped};
 use crate::platform::Pace;
-use crate::units::{Epoch, LogPos, LogSeq, ObjectSeq};
+use crate::units::{Epoch, Extent, LogPos, LogSeq, ObjectSeq};
 
 /// A number is created only after the one this much lower is committed. Every object says so;
 /// recovery after an unclean end relies on it.
@@ -38,6 +40,11 @@ const COMMIT_SLICE: usize = 64;
 const MAP_SLACK: u64 = 2;
 /// ... and so many bytes more.
 const MAP_SLACK_BYTES: u64 = 4 << 20;
+
+/// A checkpoint is due when the leaves that changed take up one of so many parts of what leaves may.
+const PRESSED_PARTS: u64 = 4;
+/// While it is on its way, nothing new is begun when they take up one of so many parts.
+const FULL_PARTS: u64 = 2;
 
 /// From this share of the ring on uploads do not make way for other work any more.
 const PRESSED_256THS: u64 = 64;
@@ -91,6 +98,8 @@ pub(crate) struct Sequencer {
     cleaner: Arc<Cleaner>,
     inbox: Arc<Mutex<Vec<(ObjectSeq, Outcome)>>>,
     at: Position,
+    /// Without the patience of readers: an outage is waited for here.
+    loader: LeafLoader,
     tail: LogTail,
     builder: Builder,
     buffers: Arc<Buffers>,
@@ -125,6 +134,7 @@ impl Sequencer {
         Self {
             builder: Builder::new(core.config.batch_bytes, at.size_sectors),
             buffers: Arc::default(),
+            loader: LeafLoader::new(core.uploads.clone(), Arc::clone(&core.leaves)),
             core,
             log,
             orders,
@@ -156,14 +166,19 @@ impl Sequencer {
             },
         )?;
         let outcome = self.work(&uploaders);
-        if let Err(error) = &outcome {
-            self.core.poison.set(error.clone());
+        match &outcome {
+            // It was told to leave off while it waited for the store.
+            Ok(()) | Err(Error::Closing(_)) => {}
+            Err(error) => self.core.poison.set(error.clone()),
         }
         uploaders.stop();
         self.orders.end(&self.core.end_cause());
         // Whoever waits for room now waits in vain.
         self.log.notify_room();
-        outcome
+        outcome.or_else(|error| match error {
+            Error::Closing(_) => Ok(()),
+            error => Err(error),
+        })
     }
 
     fn work(&mut self, uploaders: &Uploaders) -> Result<()> {
@@ -217,7 +232,7 @@ impl Sequencer {
     }
 
     fn seal_if_due(&mut self, drain_to: LogSeq, uploaders: &Uploaders) -> Result<bool> {
-        if self.builder.is_empty() || !self.may_create() {
+        if self.builder.is_empty() || !self.may_create() || !self.map_has_room() {
             return Ok(false);
         }
         let age = self.core.platform.monotonic().saturating_sub(self.begun);
@@ -241,7 +256,7 @@ impl Sequencer {
 
     /// Puts what the cleaner wants to move into the stream.
     fn move_if_offered(&mut self, uploaders: &Uploaders) -> bool {
-        if !self.may_create() {
+        if !self.may_create() || !self.map_has_room() {
             return false;
         }
         let Some(moved) = self.cleaner.take_offer() else { return false };
@@ -255,6 +270,11 @@ impl Sequencer {
     /// Whether the window allows another object.
     fn may_create(&self) -> bool {
         self.at.next.since(self.at.committed) <= WINDOW
+    }
+
+    /// Whether the map has room for another batch. A checkpoint that is on its way will make some.
+    fn map_has_room(&self) -> bool {
+        self.prepared.is_none() || !self.is_pressed(FULL_PARTS)
     }
 
     fn stamp(&mut self) -> Stamp {
@@ -307,7 +327,7 @@ impl Sequencer {
                 Some(Outcome::Data { header, batch, bytes }) => {
                     let is_moved = batch.moved_from.is_some();
                     self.core.step(if is_moved { "gc.commit" } else { "batch.commit" })?;
-                    self.apply(&header, &batch, bytes);
+                    self.apply(&header, &batch, bytes)?;
                     self.at.since_checkpoint += 1;
                     moved |= is_moved;
                 }
@@ -329,29 +349,81 @@ impl Sequencer {
     }
 
     /// Moves an object's extents from the dirty to the clean map.
-    fn apply(&self, header: &DataHeader, batch: &Batch, bytes: u64) {
+    fn apply(&self, header: &DataHeader, batch: &Batch, bytes: u64) -> Result<()> {
         let core = &self.core;
+        // What a checkpoint holds stays while it may be fetched.
+        let _reading = core.readers.begin();
         let seq = header.common().stamp.seq;
         core.index.add(header);
-        {
-            let mut maps = core.maps.write();
-            maps.objects_mut().add(seq, header.logical_sectors().into(), bytes);
-            if let Some((resized, sectors)) = batch.resize {
-                maps.commit_resize(seq, sectors, resized);
+        core.maps.write().objects_mut().add(seq, header.logical_sectors().into(), bytes);
+        if let Some((resized, sectors)) = batch.resize {
+            loop {
+                let done = core.maps.write().commit_resize(seq, sectors, resized);
+                match done {
+                    Ok(()) => break,
+                    Err(Absent(at)) => self.fetch(vec![at])?,
+                }
             }
         }
         if header.moved_from().is_some() {
             let moved: Vec<_> = header.moved().collect();
-            for slice in moved.chunks(COMMIT_SLICE) {
-                core.maps.write().commit_moved(seq, slice);
-            }
+            self.commit(&moved, |e| e.extent, |maps, slice| maps.commit_moved(seq, slice))?;
         } else {
             let extents: Vec<_> = header.placements().map(CommitExtent::from).collect();
-            for slice in extents.chunks(COMMIT_SLICE) {
-                core.maps.write().commit(seq, slice, batch.through);
+            let through = batch.through;
+            self.commit(&extents, |e| e.extent, |maps, slice| maps.commit(seq, slice, through))?;
+        }
+        let mut maps = core.maps.write();
+        maps.objects_mut().settle(seq);
+        core.memory.settle(&mut maps);
+        Ok(())
+    }
+
+    /// Commits extents, a slice per hold of the maps' lock, and fetches what leaves they need.
+    fn commit<T>(
+        &self,
+        extents: &[T],
+        extent: impl Fn(&T) -> Extent,
+        commit: impl Fn(&mut Maps, &[T]) -> std::result::Result<(), Stopped>,
+    ) -> Result<()> {
+        for mut slice in extents.chunks(COMMIT_SLICE) {
+            loop {
+                let done = commit(&mut self.core.maps.write(), slice);
+                let Err(Stopped { done, .. }) = done else { break };
+                slice = slice.get(done..).unwrap_or_default();
+                let absent = self.core.maps.read().absent_for(slice.iter().map(&extent));
+                self.fetch(absent)?;
             }
         }
-        core.maps.write().objects_mut().settle(seq);
+        Ok(())
+    }
+
+    /// Fetches leaves, and waits for as long as the store is away.
+    fn fetch(&self, leaves: Vec<LeafRef>) -> Result<()> {
+        loop {
+            let fetched = self.loader.load_all(leaves.clone(), |at, leaf| {
+                let mut maps = self.core.maps.write();
+                self.loader.put(&mut maps, at, leaf)?;
+                self.core.memory.settle(&mut maps);
+                Ok(())
+            });
+            match fetched {
+                Err(Error::Store(e)) if may_pass(&e) => self.outlast(&e)?,
+                fetched => return fetched,
+            }
+        }
+    }
+
+    /// Waits a little for a store that does not answer.
+    fn outlast(&self, error: &StoreError) -> Result<()> {
+        let core = &self.core;
+        let dirty = self.log.backlog().0;
+        core.health.store_failed(core.platform.unix_millis(), &core.name(), dirty, error);
+        if self.orders.state().stop {
+            return Err(Error::Closing(core.name().to_string()));
+        }
+        std::thread::sleep(LOOK);
+        Ok(())
     }
 
     fn checkpoint_if_due(
@@ -366,14 +438,14 @@ impl Sequencer {
             // The last one says that nothing is in flight, so nothing may be.
             Some((true, _)) if !self.in_flight.is_empty() => return Ok(false),
             Some((clean, _)) => clean,
-            None if self.at.since_checkpoint < self.core.config.checkpoint_objects.max(1) => {
-                return Ok(false);
-            }
-            None => false,
+            None if self.at.since_checkpoint >= self.core.config.checkpoint_objects.max(1) => false,
+            // The leaves must stay in memory until a checkpoint has them.
+            None if self.is_pressed(PRESSED_PARTS) => false,
+            None => return Ok(false),
         };
         self.core.step("checkpoint.begin")?;
         let covers = self.at.committed;
-        let changed = self.changed_leaves();
+        let changed = self.changed_leaves()?;
         let stamp = self.stamp();
         let facts = Facts { stamp, clean, covers, fences: &self.at.fences };
         let (maps, newest) = (&self.core.maps, self.at.root.seq());
@@ -396,7 +468,7 @@ impl Sequencer {
             objects.records(covers)
         })?;
         self.begin(stamp.seq, None);
-        let (head, body) = (prepared.head.clone(), prepared.body.clone());
+        let (head, body) = (prepared.head.clone(), Arc::clone(&prepared.body));
         self.prepared = Some(prepared);
         self.at.since_checkpoint = 0;
         if let Some((_, number)) = asked {
@@ -412,34 +484,48 @@ impl Sequencer {
 
     /// The leaves that the next checkpoint writes: those that changed and, where checkpoints take up
     /// much more room than the leaves that they are kept for, those of the one with the fewest.
-    fn changed_leaves(&self) -> Vec<LeafChange> {
-        let (maps, root) = (self.core.maps.read(), &self.at.root);
-        let mut changed = maps.clean().changed_since(root.covers);
+    fn changed_leaves(&self) -> Result<Vec<LeafChange>> {
+        let (mut changed, stored) = {
+            let maps = self.core.maps.read();
+            let of_map = maps.objects().iter().filter(|(_, usage)| usage.is_map());
+            let stored: u64 = of_map.map(|(_, usage)| usage.stored_bytes).sum();
+            (maps.clean().changed(), stored)
+        };
+        let root = &self.at.root;
         let held = root.held();
-        let of_map = maps.objects().iter().filter(|(_, usage)| usage.is_map());
-        let stored: u64 = of_map.map(|(_, usage)| usage.stored_bytes).sum();
         if stored > MAP_SLACK * held.values().sum::<u64>() + MAP_SLACK_BYTES
             && let Some((sparse, _)) = held.iter().min_by_key(|(_, bytes)| **bytes)
         {
-            let known: HashSet<_> = changed.iter().map(|change| change.index).collect();
-            let more = root.leaves_in(*sparse).filter(|index| !known.contains(index));
-            changed.extend(more.filter_map(|index| maps.clean().leaf(index)));
+            let known: HashSet<_> = changed.iter().map(|change| change.index.get()).collect();
+            let more = root.leaves().values();
+            let more = more.filter(|at| at.object == *sparse && !known.contains(&at.index));
+            let _reading = self.core.readers.begin();
+            self.loader.load_all(more.copied().collect(), |at, leaf| {
+                let (index, last_change) = (LeafIndex::new(at.index), at.last_change);
+                changed.push(LeafChange { index, leaf: Some(Arc::new(leaf)), last_change });
+                Ok(())
+            })?;
         }
-        changed
+        Ok(changed)
+    }
+
+    fn is_pressed(&self, parts: u64) -> bool {
+        self.core.memory.is_pressed(&self.core.maps.read(), parts)
     }
 
     /// A checkpoint is committed: from now on recovery may start there.
     fn publish_checkpoint(&mut self, stamp: &Stamp, uploaders: &Uploaders) {
-        let Some(prepared) = self.prepared.take() else { return };
+        let Some(mut prepared) = self.prepared.take() else { return };
         let covers = prepared.root.covers;
         {
             let bytes = (prepared.head.len() + prepared.body.len()) as u64;
             let mut maps = self.core.maps.write();
-            maps.forget_removed_leaves(covers);
+            maps.note_checkpoint(covers, prepared.root.leaves());
+            self.core.memory.settle(&mut maps);
             maps.objects_mut().add(stamp.seq, 0, bytes);
         }
-        self.condemned = prepared.condemned;
-        self.at.root = prepared.root;
+        self.condemned = std::mem::take(&mut prepared.condemned);
+        self.at.root = std::mem::take(&mut prepared.root);
         self.publishing = true;
         let checkpoint = CheckpointRef { seq: stamp.seq, covers };
         let stamp = *stamp;
@@ -463,7 +549,8 @@ impl Sequencer {
             superblock.last_host = host.clone();
             Ok(())
         });
-        uploaders.submit(Job::Publish { stamp, leaves: prepared.leaves, change });
+        let Prepared { changes, body, .. } = prepared;
+        uploaders.submit(Job::Publish { stamp, changes, body, change });
     }
 
     fn published(&mut self) {

@@ -19,6 +19,7 @@ use super::builder::Batch;
 use super::encode::encode;
 use super::pace::PaceSetter;
 use crate::cache::FrameKey;
+use crate::checkpoint::KeptLeaf;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{DataHeader, ObjectHeader, Stamp, Superblock};
@@ -29,6 +30,9 @@ use crate::platform::Pace;
 use crate::stream::Created;
 use crate::units::ObjectSeq;
 
+/// Leaves that are put into the local copy at once.
+const LEAVES_AT_ONCE: usize = 64;
+
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
@@ -37,9 +41,9 @@ pub(crate) enum Job {
     /// Create a data object.
     Data { stamp: Stamp, batch: Box<Batch> },
     /// Create a checkpoint, whose bytes are ready.
-    Checkpoint { stamp: Stamp, head: Vec<u8>, body: Vec<u8> },
+    Checkpoint { stamp: Stamp, head: Vec<u8>, body: Arc<Vec<u8>> },
     /// A checkpoint is committed: keep its leaves locally and name it in the superblock.
-    Publish { stamp: Stamp, leaves: Vec<LeafItem>, change: SuperblockChange },
+    Publish { stamp: Stamp, changes: Vec<KeptLeaf>, body: Arc<Vec<u8>>, change: SuperblockChange },
 }
 
 impl Job {
@@ -189,9 +193,9 @@ impl Worker {
                 self.core.step("checkpoint.created")?;
                 Ok(Outcome::Checkpoint { stamp })
             }
-            Job::Publish { stamp, leaves, change } => {
-                self.core.leaves.put_batch(self.core.uuid, leaves);
-                self.core.leaves.flush();
+            Job::Publish { stamp, changes, body, change } => {
+                self.keep_leaves(&changes, &body);
+                drop(body);
                 self.core.step("checkpoint.publish")?;
                 self.persist(|| self.core.superblock.update(&change)).map_err(|e| match e {
                     // The checkpoint itself was committed, so the fence stands behind it.
@@ -208,6 +212,23 @@ impl Worker {
                 Ok(Outcome::Published)
             }
         }
+    }
+
+    /// Puts the leaves of a checkpoint into the local copy.
+    fn keep_leaves(&self, changes: &[KeptLeaf], body: &[u8]) {
+        let leaves = &self.core.leaves;
+        for some in changes.chunks(LEAVES_AT_ONCE) {
+            if leaves.is_off() {
+                return;
+            }
+            let items = some.iter().map(|kept| LeafItem {
+                index: kept.index,
+                last_change: kept.last_change,
+                bytes: kept.place.clone().and_then(|place| body.get(place)).map(<[u8]>::to_vec),
+            });
+            leaves.put_batch(self.core.uuid, items.collect());
+        }
+        leaves.flush();
     }
 
     fn put_data(&self, stamp: Stamp, mut batch: Box<Batch>) -> Result<Outcome> {
@@ -290,6 +311,6 @@ impl Worker {
 
 /// Whether the store may do tomorrow what it does not do today. A refusal counts: full disks
 /// are emptied and permissions mended, and the log keeps the data until then.
-fn may_pass(error: &StoreError) -> bool {
+pub(super) fn may_pass(error: &StoreError) -> bool {
     matches!(error, StoreError::Unavailable { .. } | StoreError::Refused { .. })
 }

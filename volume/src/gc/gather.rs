@@ -43,7 +43,7 @@ pub(super) fn gather(
         }
         match data_header(core, victim.object) {
             Ok(header) => {
-                needed(core, &header, &mut extents);
+                needed(core, &header, &mut extents)?;
                 headers.insert(victim.object, header);
             }
             Err(error @ Error::Store(_)) => return Err(error),
@@ -84,22 +84,27 @@ fn data_header(core: &Core, object: ObjectSeq) -> Result<DataHeader> {
 
 /// Adds what the clean map still points at in an object. What is dirty on top of it counts, for the
 /// object is needed until that is committed.
-fn needed(core: &Core, header: &DataHeader, out: &mut Vec<(Extent, Place)>) {
+fn needed(core: &Core, header: &DataHeader, out: &mut Vec<(Extent, Place)>) -> Result<()> {
     let object = header.common().stamp.seq;
     let placements: Vec<_> = header.placements().collect();
     for slice in placements.chunks(LOOKUP_SLICE) {
-        let maps = core.maps.read();
-        for (extent, at) in slice {
-            let Some(at) = at else { continue };
-            maps.clean().mapped_in(*extent, |found, holder, sector| {
-                let skip = found.start().since(extent.start());
-                if holder == object && sector == u64::from(*at) + skip {
-                    // Sectors of an object's data fit; that was checked with its header.
-                    out.push((found, Place { object, sector: sector as u32 }));
-                }
-            });
-        }
+        let before = out.len();
+        core.ask_maps(|maps| {
+            out.truncate(before);
+            for (extent, at) in slice {
+                let Some(at) = at else { continue };
+                maps.clean().mapped_in(*extent, |found, holder, sector| {
+                    let skip = found.start().since(extent.start());
+                    if holder == object && sector == u64::from(*at) + skip {
+                        // Sectors of an object's data fit; that was checked with its header.
+                        out.push((found, Place { object, sector: sector as u32 }));
+                    }
+                })?;
+            }
+            Ok(())
+        })?;
     }
+    Ok(())
 }
 
 /// Copies the parts of `extents` that lie in this object to their places in `data`.

@@ -16,7 +16,7 @@ use crate::units::{Extent, Lba, ObjectSeq};
 pub const LEAF_SECTORS: u64 = codec::LEAF_SECTORS as u64;
 
 /// Number of a leaf: its address divided by [`LEAF_SECTORS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeafIndex(u64);
 
 impl LeafIndex {
@@ -51,6 +51,14 @@ impl Leaf {
     /// A leaf that maps nothing.
     pub const fn new() -> Self {
         Self { extents: Vec::new() }
+    }
+
+    /// One that maps nothing, to look into.
+    pub(super) const EMPTY: &'static Self = &Self::new();
+
+    /// Memory that its extents take up, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        size_of_val(self.extents()) as u64
     }
 
     /// Decodes a leaf from exactly `bytes`.

@@ -11,11 +11,17 @@
 //!
 //! A record must be in the dirty map before the sequencer may take it: the commit of its
 //! object removes it from there, and one that came later would stay for ever.
+//!
+//! Whatever needs a leaf that is not here stops with [`Absent`], is told it with
+//! [`Maps::put_leaf`], and is asked again.
 
-use super::clean_map::{CleanMap, CleanPiece};
+use std::collections::BTreeMap;
+
+use super::clean_map::{Absent, CleanMap, CleanPiece};
 use super::dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
+use super::leaf::Leaf;
 use super::object_table::ObjectTable;
-use crate::format::MovedExtent;
+use crate::format::{CheckpointHeader, LeafRef, MovedExtent};
 use crate::units::{Extent, Lba, LogPos, LogSeq, ObjectSeq};
 
 /// A part of the answer of [`Maps::lookup`].
@@ -97,6 +103,15 @@ impl From<(Extent, Option<u32>)> for CommitExtent {
     }
 }
 
+/// A commit that came only so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Extents that are done, and must not be done again.
+    pub done: usize,
+    /// What the next one needs.
+    pub absent: Absent,
+}
+
 /// Dirty extents up to which room is counted exactly: each costs a look into the clean map.
 const EXACT_EXTENTS_MAX: usize = 2048;
 
@@ -115,14 +130,12 @@ impl Maps {
         Self { sectors, ..Self::default() }
     }
 
-    /// The map that a checkpoint describes: `clean` as it is, live sectors counted from it.
-    pub fn from_clean(sectors: u64, clean: CleanMap) -> Self {
-        let mut objects = ObjectTable::new();
-        for (_, slot) in clean.leaves() {
-            for extent in slot.leaf.extents() {
-                objects.gained(extent.object, u64::from(extent.sectors));
-            }
-        }
+    /// The map that a checkpoint describes, none of its leaves here.
+    pub fn of_checkpoint(checkpoint: &CheckpointHeader) -> Self {
+        let objects = ObjectTable::of_records(&checkpoint.objects);
+        let mapped_sectors = objects.total().live_sectors;
+        let clean = CleanMap::of_root(checkpoint.leaves.iter().copied(), mapped_sectors);
+        let sectors = checkpoint.stamp.size_sectors;
         Self { dirty: DirtyMap::new(), clean, objects, sectors }
     }
 
@@ -147,9 +160,50 @@ impl Maps {
         &self.clean
     }
 
-    /// Forgets leaves that vanished at or before `change`: a checkpoint covers them.
-    pub fn forget_removed_leaves(&mut self, change: ObjectSeq) {
-        self.clean.forget_removed(change);
+    /// Notes that a checkpoint has the leaves where `root` says, as they were when `covers` was
+    /// committed.
+    pub fn note_checkpoint(&mut self, covers: ObjectSeq, root: &BTreeMap<u64, LeafRef>) {
+        self.clean.forget_removed(covers);
+        self.clean.note_kept(root);
+    }
+
+    /// Lets go of leaves that take up `bytes` of memory, or of as many as may go.
+    pub fn evict(&mut self, bytes: u64) {
+        self.clean.evict(bytes);
+    }
+
+    /// Takes over leaves that `other` has here.
+    pub fn adopt_leaves(&mut self, other: &Self) {
+        self.clean.adopt(&other.clean);
+    }
+
+    /// Puts a leaf in its place that was fetched from where `kept` says, if it is still awaited.
+    ///
+    /// # Errors
+    /// It points at what cannot be.
+    pub fn put_leaf(&mut self, kept: &LeafRef, leaf: Leaf) -> Result<(), &'static str> {
+        if !self.clean.awaits(kept) {
+            return Ok(());
+        }
+        for extent in leaf.extents() {
+            let end = u64::from(extent.object_sector) + u64::from(extent.sectors);
+            if !self.objects.is_needed(extent.object, end) {
+                return Err(
+                    "it points at an object that nobody is said to need, or beyond its end",
+                );
+            }
+        }
+        self.clean.put(kept, leaf);
+        Ok(())
+    }
+
+    /// Where the leaves are that a commit of these extents needs and that are not here, each once.
+    pub fn absent_for(&self, extents: impl IntoIterator<Item = Extent>) -> Vec<LeafRef> {
+        let mut absent: Vec<_> =
+            extents.into_iter().flat_map(|extent| self.clean.absent_in(extent)).collect();
+        absent.sort_unstable_by_key(|leaf| leaf.index);
+        absent.dedup_by_key(|leaf| leaf.index);
+        absent
     }
 
     /// The use of the objects.
@@ -162,15 +216,17 @@ impl Maps {
         &mut self.objects
     }
 
-    /// Sectors that take up room. Exact, unless very much is dirty: then extents that overwrite
-    /// or trim committed ones count as if they did not, until they are committed.
+    /// Sectors that take up room. Exact, unless very much is dirty, or leaves under it are not here:
+    /// then extents that overwrite or trim committed ones count as if they did not, until they are
+    /// committed.
     pub fn allocated_sectors(&self) -> u64 {
         let hidden = if self.dirty.extents() <= EXACT_EXTENTS_MAX {
             self.dirty.iter().map(|(extent, _)| self.clean.mapped_sectors_in(extent)).sum()
         } else {
             0
         };
-        (self.clean.mapped_sectors() - hidden + self.dirty.log_sectors()).min(self.sectors)
+        (self.clean.mapped_sectors().saturating_sub(hidden) + self.dirty.log_sectors())
+            .min(self.sectors)
     }
 
     /// Publishes data of a record: `extent` is at `sector` of the payload of the record that
@@ -197,54 +253,87 @@ impl Maps {
     /// Commits a slice of `object`, which contains every record up to and including `through`
     /// that objects before it do not. The caller does all slices before it commits the next
     /// object, and may let go of the lock between them.
-    pub fn commit(&mut self, object: ObjectSeq, slice: &[CommitExtent], through: LogSeq) {
+    ///
+    /// # Errors
+    /// A leaf is not here.
+    pub fn commit(
+        &mut self,
+        object: ObjectSeq,
+        slice: &[CommitExtent],
+        through: LogSeq,
+    ) -> Result<(), Stopped> {
         let Self { dirty, clean, objects, .. } = self;
-        for part in slice {
+        for (done, part) in slice.iter().enumerate() {
             let freed =
                 |lost: ObjectSeq, sectors: u32| objects.freed(lost, u64::from(sectors), object);
-            match part.source {
+            let applied = match part.source {
                 CommitSource::Data { object_sector } => {
-                    clean.apply_data(part.extent, object, object_sector, object, freed);
-                    objects.gained(object, part.extent.sectors());
+                    clean.apply_data(part.extent, object, object_sector, object, freed)
                 }
                 CommitSource::Zero => clean.remove(part.extent, object, freed),
+            };
+            applied.map_err(|absent| Stopped { done, absent })?;
+            if let CommitSource::Data { .. } = part.source {
+                objects.gained(object, part.extent.sectors());
             }
             dirty.remove_through(part.extent, through);
         }
+        Ok(())
     }
 
     /// Commits copies that `object` holds: the map points there where it still points at what was
     /// copied. Whatever is dirty is newer and stays.
-    pub fn commit_moved(&mut self, object: ObjectSeq, slice: &[MovedExtent]) {
+    ///
+    /// # Errors
+    /// A leaf is not here.
+    pub fn commit_moved(
+        &mut self,
+        object: ObjectSeq,
+        slice: &[MovedExtent],
+    ) -> Result<(), Stopped> {
         let Self { clean, objects, .. } = self;
         let mut still = Vec::new();
-        for moved in slice {
-            clean.mapped_in(moved.extent, |found, holder, sector| {
+        for (done, moved) in slice.iter().enumerate() {
+            let stopped = |absent| Stopped { done, absent };
+            still.clear();
+            let looked = clean.mapped_in(moved.extent, |found, holder, sector| {
                 let skip = found.start().since(moved.extent.start());
                 if holder == moved.from.object && sector == u64::from(moved.from.sector) + skip {
                     // No extent of an object is longer than its data, whose sectors fit.
                     still.push((found, moved.object_sector.wrapping_add(skip as u32)));
                 }
             });
+            looked.map_err(stopped)?;
+            for (extent, sector) in still.drain(..) {
+                let applied = clean.apply_data(extent, object, sector, object, |lost, sectors| {
+                    objects.freed(lost, u64::from(sectors), object);
+                });
+                applied.map_err(stopped)?;
+                objects.gained(object, extent.sectors());
+            }
         }
-        for (extent, sector) in still {
-            clean.apply_data(extent, object, sector, object, |lost, sectors| {
-                objects.freed(lost, u64::from(sectors), object);
-            });
-            objects.gained(object, extent.sectors());
-        }
+        Ok(())
     }
 
     /// Commits a resize to `sectors` whose record is `seq`, carried by `object`: what a shrink
     /// cut off leaves the map. The size itself is left alone, for a later resize may have
     /// been acknowledged by now.
-    pub fn commit_resize(&mut self, object: ObjectSeq, sectors: u64, seq: LogSeq) {
+    ///
+    /// # Errors
+    /// A leaf is not here; doing it again goes on.
+    pub fn commit_resize(
+        &mut self,
+        object: ObjectSeq,
+        sectors: u64,
+        seq: LogSeq,
+    ) -> Result<(), Absent> {
         let Self { dirty, clean, objects, .. } = self;
         let end = Lba::new(sectors);
         clean.truncate(end, object, |lost, sectors| {
             objects.freed(lost, u64::from(sectors), object);
-        });
+        })?;
         dirty.truncate(end, seq);
+        Ok(())
     }
 
     /// Sets the size without touching the map: recovery, where the stream says it.
@@ -253,7 +342,10 @@ impl Maps {
     }
 
     /// Appends to `out` pieces that cover `extent` completely, in order.
-    pub fn lookup(&self, extent: Extent, out: &mut Vec<MapPiece>) {
+    ///
+    /// # Errors
+    /// A leaf is not here; `out` holds a part of the answer.
+    pub fn lookup(&self, extent: Extent, out: &mut Vec<MapPiece>) -> Result<(), Absent> {
         let mut pieces = Vec::new();
         let mut below = Vec::new();
         self.dirty.lookup(extent, &mut pieces);
@@ -269,7 +361,7 @@ impl Maps {
                     out.push(MapPiece::Log { extent, seq, record, sector });
                 }
                 Piece::Gap(gap) => {
-                    self.clean.lookup(gap, &mut below);
+                    self.clean.lookup(gap, &mut below)?;
                     out.extend(below.drain(..).map(|piece| match piece {
                         CleanPiece::Object { extent, object, object_sector } => {
                             MapPiece::Object { extent, object, object_sector }
@@ -279,31 +371,39 @@ impl Maps {
                 }
             }
         }
+        Ok(())
     }
 
     /// The first sector at or after `at` that holds data; `None` if there is none before the
     /// end of the volume.
-    pub fn next_data(&self, at: Lba) -> Option<Lba> {
+    ///
+    /// # Errors
+    /// A leaf is not here.
+    pub fn next_data(&self, at: Lba) -> Result<Option<Lba>, Absent> {
         let end = Lba::new(self.sectors);
         let mut at = at;
         while at < end {
-            match self.dirty.piece_at(at)? {
-                Piece::Hit(_, DirtyExtent { source: DirtySource::Log { .. }, .. }) => {
-                    return Some(at);
+            match self.dirty.piece_at(at) {
+                Some(Piece::Hit(_, DirtyExtent { source: DirtySource::Log { .. }, .. })) => {
+                    return Ok(Some(at));
                 }
-                Piece::Hit(zeroes, _) => at = zeroes.end(),
-                Piece::Gap(gap) => match self.clean.next_mapped(at) {
-                    Some(found) if found < gap.end() => return (found < end).then_some(found),
+                Some(Piece::Hit(zeroes, _)) => at = zeroes.end(),
+                Some(Piece::Gap(gap)) => match self.clean.next_mapped(at)? {
+                    Some(found) if found < gap.end() => return Ok((found < end).then_some(found)),
                     _ => at = gap.end(),
                 },
+                None => break,
             }
         }
-        None
+        Ok(None)
     }
 
     /// The first sector at or after `at` that holds no data; the end of the volume if there
     /// is none before it.
-    pub fn next_hole(&self, at: Lba) -> Lba {
+    ///
+    /// # Errors
+    /// A leaf is not here.
+    pub fn next_hole(&self, at: Lba) -> Result<Lba, Absent> {
         let end = Lba::new(self.sectors);
         let mut at = at;
         while at < end {
@@ -312,7 +412,7 @@ impl Maps {
                     at = data.end()
                 }
                 Some(Piece::Gap(gap)) => {
-                    at = self.clean.next_hole(at, gap.end());
+                    at = self.clean.next_hole(at, gap.end())?;
                     if at < gap.end() {
                         break;
                     }
@@ -320,7 +420,7 @@ impl Maps {
                 Some(Piece::Hit(..)) | None => break,
             }
         }
-        at.min(end)
+        Ok(at.min(end))
     }
 }
 
@@ -414,11 +514,8 @@ mod tests {
                     self.maps.resize(sectors, LogSeq::new(self.seq));
                     self.cells[sectors as usize..].fill(None);
                     if self.seq.is_multiple_of(2) {
-                        self.maps.commit_resize(
-                            ObjectSeq::new(self.seq),
-                            sectors,
-                            LogSeq::new(self.seq),
-                        );
+                        let (object, seq) = (ObjectSeq::new(self.seq), LogSeq::new(self.seq));
+                        self.maps.commit_resize(object, sectors, seq).unwrap();
                     } else {
                         let beyond =
                             Extent::between(Lba::new(sectors), Lba::new(Extent::LBA_LIMIT));
@@ -469,7 +566,7 @@ mod tests {
                 *kept = data;
             }
             for slice in extents.chunks(slice) {
-                self.maps.commit(object, slice, through);
+                self.maps.commit(object, slice, through).unwrap();
                 self.check();
                 if let Some((start, sectors)) = write {
                     self.step(&Op::Write(start, sectors));
@@ -481,7 +578,7 @@ mod tests {
         fn check(&self) {
             let size = self.maps.sectors();
             let mut pieces = Vec::new();
-            self.maps.lookup(Extent::new(Lba::ZERO, size).unwrap(), &mut pieces);
+            self.maps.lookup(Extent::new(Lba::ZERO, size).unwrap(), &mut pieces).unwrap();
             let mut seen: Vec<Content> = Vec::new();
             for piece in pieces {
                 assert_eq!(piece.extent().start().get(), seen.len() as u64);
@@ -513,20 +610,19 @@ mod tests {
                 let tail = &cells[from..];
                 let data =
                     tail.iter().position(Option::is_some).map(|i| Lba::new((from + i) as u64));
-                assert_eq!(self.maps.next_data(Lba::new(from as u64)), data);
+                assert_eq!(self.maps.next_data(Lba::new(from as u64)), Ok(data));
                 let hole = tail.iter().position(Option::is_none).map_or(cells.len(), |i| from + i);
-                assert_eq!(self.maps.next_hole(Lba::new(from as u64)), Lba::new(hole as u64));
+                assert_eq!(self.maps.next_hole(Lba::new(from as u64)), Ok(Lba::new(hole as u64)));
             }
         }
 
         fn check_live(&self) {
             let mut live: HashMap<u64, u64> = HashMap::new();
-            self.maps.clean().mapped_in(
-                Extent::new(Lba::ZERO, Extent::LBA_LIMIT).unwrap(),
-                |extent, object, _| {
-                    *live.entry(object.get()).or_default() += extent.sectors();
-                },
-            );
+            let all = Extent::new(Lba::ZERO, Extent::LBA_LIMIT).unwrap();
+            let count = |extent: Extent, object: ObjectSeq, _| {
+                *live.entry(object.get()).or_default() += extent.sectors();
+            };
+            self.maps.clean().mapped_in(all, count).unwrap();
             for (object, usage) in self.maps.objects().iter() {
                 assert_eq!(usage.live_sectors, live.get(&object.get()).copied().unwrap_or(0));
             }
@@ -534,8 +630,6 @@ mod tests {
                 self.maps.objects().total().live_sectors,
                 self.maps.clean().mapped_sectors()
             );
-            let again = Maps::from_clean(self.maps.sectors(), self.maps.clean().clone());
-            assert_eq!(again.objects().total().live_sectors, self.maps.clean().mapped_sectors());
         }
     }
 
@@ -560,11 +654,11 @@ mod tests {
         let e = |s, n| Extent::new(Lba::new(s), n).unwrap();
         let data =
             CommitExtent { extent: e(10, 20), source: CommitSource::Data { object_sector: 0 } };
-        maps.commit(ObjectSeq::new(1), &[data], LogSeq::new(1));
+        maps.commit(ObjectSeq::new(1), &[data], LogSeq::new(1)).unwrap();
         maps.trim(e(0, 20), LogSeq::new(2));
-        assert_eq!(maps.next_data(Lba::ZERO), Some(Lba::new(20)));
-        assert_eq!(maps.next_hole(Lba::new(20)), Lba::new(30));
-        assert_eq!(maps.next_data(Lba::new(30)), None);
-        assert_eq!(maps.next_hole(Lba::new(100)), Lba::new(100));
+        assert_eq!(maps.next_data(Lba::ZERO), Ok(Some(Lba::new(20))));
+        assert_eq!(maps.next_hole(Lba::new(20)), Ok(Lba::new(30)));
+        assert_eq!(maps.next_data(Lba::new(30)), Ok(None));
+        assert_eq!(maps.next_hole(Lba::new(100)), Ok(Lba::new(100)));
     }
 }

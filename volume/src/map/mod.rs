@@ -21,6 +21,9 @@
 //!   be done in slices with the lock released in between;
 //! * the live count of an object is the number of sectors of the clean map that point at it.
 //!
+//! Leaves of the clean map that a checkpoint holds may be away. What needs one says which, and is
+//! asked again once it was fetched.
+//!
 //! Nothing here does I/O except [`LeafStore`], the discardable copy of leaves on the local
 //! SSD, and nothing here knows about frames, compression or the store.
 
@@ -30,10 +33,11 @@ mod leaf;
 mod leaf_store;
 mod maps;
 mod object_table;
+mod residency;
 
-pub use clean_map::{CleanMap, CleanPiece, LeafChange, LeafSlot};
+pub use clean_map::{Absent, CleanMap, CleanPiece, LeafChange};
 pub use dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 pub use leaf::{LEAF_SECTORS, Leaf, LeafIndex};
 pub use leaf_store::{LeafItem, LeafStore, StoredLeaf};
-pub use maps::{CommitExtent, CommitSource, MapPiece, Maps};
+pub use maps::{CommitExtent, CommitSource, MapPiece, Maps, Stopped};
 pub use object_table::{ObjectTable, ObjectUsage, Usage};

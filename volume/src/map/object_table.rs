@@ -72,30 +72,27 @@ impl ObjectTable {
         });
     }
 
-    /// Enters all objects as a checkpoint knows them. Their live sectors were counted from its
-    /// leaves.
-    ///
-    /// # Errors
-    /// The checkpoint contradicts its own leaves.
-    pub fn restore(&mut self, records: &[ObjectRecord]) -> Result<(), &'static str> {
+    /// All objects as a checkpoint knows them.
+    pub fn of_records(records: &[ObjectRecord]) -> Self {
+        let mut table = Self::new();
         for record in records {
-            if self.live(record.seq) != record.live_sectors {
-                return Err("it counts the sectors in use of an object wrongly");
-            }
-            self.change(record.seq, |usage| {
+            table.change(record.seq, |usage| {
                 *usage = ObjectUsage {
                     data_sectors: record.data_sectors,
                     stored_bytes: record.stored_bytes,
-                    live_sectors: usage.live_sectors,
+                    live_sectors: record.live_sectors,
                     dead_since: record.dead_since,
                     condemned: record.condemned,
                 };
             });
         }
-        if self.objects.values().any(|usage| usage.live_sectors > usage.data_sectors) {
-            return Err("its leaves point at an object that it does not know");
-        }
-        Ok(())
+        table
+    }
+
+    /// Whether the map may point at the sectors of `object` before `end`.
+    pub fn is_needed(&self, object: ObjectSeq, end: u64) -> bool {
+        let usage = self.objects.get(&object);
+        usage.is_some_and(|usage| usage.dead_since.is_none() && end <= usage.data_sectors)
     }
 
     /// Counts `sectors` more of `object` as live.
@@ -286,24 +283,17 @@ mod tests {
         let mut table = table();
         table.freed(A, 100, B);
         table.condemn(B);
-        let mut again = ObjectTable::new();
-        again.gained(B, 50);
-        again.restore(&table.records(B)).unwrap();
+        let again = ObjectTable::of_records(&table.records(B));
         assert!(again.iter().eq(table.iter()));
         assert_eq!((again.total(), again.dead()), (table.total(), table.dead()));
         assert_eq!(table.records(A).len(), 1);
     }
 
     #[test]
-    fn records_that_contradict_the_leaves_are_refused() {
-        let records = table().records(B);
-        let mut counted = ObjectTable::new();
-        counted.gained(A, 100);
-        counted.gained(B, 49);
-        counted.clone().restore(&records).expect_err("one sector too many");
-        counted.gained(B, 1);
-        counted.clone().restore(&records).unwrap();
-        counted.gained(C, 1);
-        counted.restore(&records).expect_err("one object too few");
+    fn the_map_may_point_only_at_what_is_alive_and_there() {
+        let mut table = table();
+        assert!(table.is_needed(A, 100) && !table.is_needed(A, 101) && !table.is_needed(C, 1));
+        table.freed(A, 100, C);
+        assert!(!table.is_needed(A, 1) && table.is_needed(B, 50));
     }
 }

@@ -58,6 +58,9 @@ fn one_seed(seed: u64) {
     let mut world = World::new(seed, 1 + seed % 3);
     world.config.batch_bytes = 128 << 10;
     world.clean_hard();
+    if seed % 2 == 1 {
+        world.forget_leaves();
+    }
     // Each machine is the world's own or one of these; `deposed` has the place of its own process.
     let mut away = [Host::new("sim-b"), Host::new("sim-c")];
     let mut deposed: [Option<Writer>; 3] = [None, None, None];

@@ -62,6 +62,9 @@ fn crash_at(
     let seed = nth << 8 | u64::from(down == Down::Kill) << 1 | u64::from(again);
     let mut world = World::new(seed, 2);
     world.clean_hard();
+    if nth % 2 == 1 {
+        world.forget_leaves();
+    }
     let mut rng = world.rng.fork();
 
     let running = world.boot(CrashAt::Never, FaultPlan::none()).unwrap();

@@ -53,6 +53,9 @@ fn lives_and_deaths() {
         if seed % 2 == 0 {
             world.clean_hard();
         }
+        if seed % 3 == 0 {
+            world.forget_leaves();
+        }
         let lives = 3 + world.rng.below(4);
         for _ in 0..lives {
             one_life(&mut world);

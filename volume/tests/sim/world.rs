@@ -44,6 +44,7 @@ pub(crate) struct World {
     /// What the crashes since the last opening leave of the promise.
     pub(crate) promise: Promise,
     pub(crate) config: VolumeConfig,
+    map_memory_bytes: u64,
     pub(crate) host: &'static str,
     dir: TempDir,
 }
@@ -103,6 +104,7 @@ impl World {
                 gc_bytes_per_s: None,
                 ..VolumeConfig::default()
             },
+            map_memory_bytes: 64 << 20,
             host: "sim-a",
             dir: tempfile::tempdir().unwrap(),
         };
@@ -120,6 +122,11 @@ impl World {
         self.config.gc_stop_percent = 95;
     }
 
+    /// From the next opening on no leaf of the map stays in memory once a checkpoint has it.
+    pub(crate) fn forget_leaves(&mut self) {
+        self.map_memory_bytes = 0;
+    }
+
     /// A copy of all, with an empty cache directory. No engine may run.
     pub(crate) fn fork(&mut self) -> Self {
         let store = MemStore::new();
@@ -134,6 +141,7 @@ impl World {
             oracle: self.oracle.clone(),
             promise: self.promise,
             config: self.config.clone(),
+            map_memory_bytes: self.map_memory_bytes,
             host: self.host,
             dir: tempfile::tempdir().unwrap(),
         }
@@ -160,6 +168,7 @@ impl World {
         let config = EngineConfig {
             cache_dir: self.dir.path().to_owned(),
             cache_bytes: 0,
+            map_memory_bytes: self.map_memory_bytes,
             no_fencing: false,
             follow_interval: Duration::ZERO,
             volume: self.config.clone(),
