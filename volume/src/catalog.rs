@@ -17,15 +17,14 @@ use uuid::Uuid;
 
 use crate::delete::{End, is_guard};
 use crate::error::{Error, Result};
-use crate::format::{
-    FileAttrs, NameRecord, Nonce, ShortText, StoredOptions, Superblock, VolumeState,
-};
+use crate::format::{NameRecord, Nonce, ShortText, Superblock, VolumeState};
 use crate::keys;
 use crate::name::VolumeName;
 use crate::platform::Platform;
+use crate::snapshot::release_base;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
-use crate::units::{Epoch, Extent, ObjectSeq, SECTOR_BYTES};
+use crate::units::{Extent, ObjectSeq, SECTOR_BYTES};
 
 /// Objects listed at a time.
 const PAGE: usize = 1000;
@@ -40,6 +39,11 @@ pub(crate) struct Catalog {
 impl Catalog {
     pub(crate) fn new(store: Arc<dyn ObjectStore>, platform: Arc<dyn Platform>) -> Self {
         Self { store, platform }
+    }
+
+    /// The store, with patience.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
     }
 
     /// The volume that `name` means.
@@ -112,14 +116,9 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Error::VolumeExists`], or the store fails.
-    pub(crate) fn create(
-        &self,
-        name: &VolumeName,
-        uuid: Uuid,
-        size_bytes: u64,
-        options: StoredOptions,
-        attrs: FileAttrs,
-    ) -> Result<Superblock> {
+    pub(crate) fn create(&self, superblock: Superblock) -> Result<Superblock> {
+        let name = &VolumeName::new(superblock.name.as_str())?;
+        let uuid = superblock.volume;
         match self.lookup_any(name)? {
             Some(cell) if cell.get().state == VolumeState::Deleting => {
                 self.delete(&cell, name, |_| false)?;
@@ -127,27 +126,15 @@ impl Catalog {
             Some(_) => return Err(Error::VolumeExists(name.to_string())),
             None => {}
         }
-        let superblock = Superblock {
-            volume: uuid,
-            name: ShortText::truncated(name.as_str()),
-            generation: 1,
-            state: VolumeState::Live,
-            size_bytes,
-            epoch: Epoch::ZERO,
-            committed: ObjectSeq::ZERO,
-            checkpoint: None,
-            previous_checkpoint: None,
-            options,
-            attrs,
-            last_host: ShortText::truncated(&self.platform.host_name()),
-            unknown: Vec::new(),
-        };
         let key = keys::superblock(uuid)?;
         let bytes = superblock.encode().map_err(|e| e.of(key.as_str()))?;
         self.step("create.superblock")?;
         match self.store.create(&key, &[IoSlice::new(&bytes)]) {
-            // The uuid is fresh, so what is there is an attempt of ours whose answer was lost.
-            Ok(()) | Err(StoreError::AlreadyExists { .. }) => {}
+            Ok(()) => {}
+            // The uuid is fresh, so what is there is an attempt of ours whose answer was lost; or a
+            // clone has taken too long and was given up.
+            Err(StoreError::AlreadyExists { .. })
+                if SuperblockCell::open(&self.store, uuid)?.is_some() => {}
             Err(e) => return Err(e.into()),
         }
         self.step("create.name")?;
@@ -292,6 +279,8 @@ impl Catalog {
         self.delete_objects(&stream, guards)?;
         self.step("delete.name")?;
         self.drop_name(name.as_str(), superblock.volume)?;
+        self.step("delete.base")?;
+        release_base(&self.store, &superblock)?;
         self.step("delete.superblock")?;
         Ok(self.store.delete(&keys::superblock(superblock.volume)?)?)
     }

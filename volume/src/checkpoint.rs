@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
 use crate::format::{CheckpointHeader, FenceRecord, LeafRef, ObjectHeader, ObjectRecord, Stamp};
-use crate::map::{LeafChange, LeafIndex};
+use crate::map::{LeafChange, LeafIndex, Pin};
 use crate::stream::Stream;
 use crate::units::ObjectSeq;
 
@@ -49,6 +49,8 @@ pub(crate) struct Prepared {
     pub(crate) changes: Vec<KeptLeaf>,
     /// What may be deleted once the superblock names it.
     pub(crate) condemned: Vec<ObjectSeq>,
+    /// What it takes for needed by snapshots.
+    pub(crate) pins: Vec<Pin>,
 }
 
 /// What a checkpoint says besides the map.
@@ -59,6 +61,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) clean: bool,
     /// The number that the map is true for.
     pub(crate) covers: ObjectSeq,
+    /// Size of the volume then.
+    pub(crate) sectors: u64,
     pub(crate) fences: &'a [FenceRecord],
 }
 
@@ -107,14 +111,16 @@ impl Root {
     }
 
     /// Makes the checkpoint that follows this one, with what `changed` since. `objects` is told
-    /// which objects hold leaves then, and says what is known of all.
+    /// which objects hold leaves then, and says what is known of all. `is_rollback` says that the map
+    /// before it does not count.
     pub(crate) fn prepare(
         &self,
         facts: &Facts<'_>,
+        is_rollback: bool,
         changed: Vec<LeafChange>,
         objects: impl FnOnce(&BTreeMap<ObjectSeq, u64>) -> Vec<ObjectRecord>,
     ) -> Result<Prepared> {
-        let Facts { stamp, clean, covers, fences } = *facts;
+        let Facts { stamp, clean, covers, sectors, fences } = *facts;
         let leaves = self.leaves.clone();
         let mut root = Self { seq: stamp.seq, covers, leaves, fences: fences.to_vec() };
         let mut body = Vec::new();
@@ -149,6 +155,8 @@ impl Root {
             stamp,
             clean,
             covers,
+            sectors,
+            is_rollback,
             leaves: root.leaves.values().copied().collect(),
             fences: root.fences.clone(),
             objects: objects(&root.held()),
@@ -156,7 +164,7 @@ impl Root {
         };
         let head = header.encode().map_err(|e| e.of(format!("checkpoint {}", stamp.seq)))?;
         let condemned = header.objects.iter().filter(|o| o.condemned).map(|o| o.seq).collect();
-        Ok(Prepared { head, body: Arc::new(body), root, changes, condemned })
+        Ok(Prepared { head, body: Arc::new(body), root, changes, condemned, pins: Vec::new() })
     }
 }
 

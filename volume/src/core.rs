@@ -53,6 +53,11 @@ pub(crate) struct Core {
     pub(crate) opening: OnceLock<Requests>,
 }
 
+/// Passes a durability step of what is not a volume's own thread; an error is a simulated crash.
+pub(crate) fn step_of(platform: &dyn Platform, name: &'static str) -> Result<()> {
+    platform.failpoint(name).map_err(|e| Error::local(name, "pass", e))
+}
+
 impl Core {
     /// The volume's present name.
     pub(crate) fn name(&self) -> Arc<str> {

@@ -1,8 +1,8 @@
 //! One engine per daemon: a store, a cache directory, and the volumes opened on them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use lsvd_store::{
@@ -16,7 +16,7 @@ use crate::cache_dir::{CacheDir, store_id};
 use crate::catalog::Catalog;
 use crate::config::{EngineConfig, VolumeConfig};
 use crate::error::{Error, Result};
-use crate::format::{FileAttrs, StoredOptions, Superblock};
+use crate::format::{FileAttrs, ShortText, StoredOptions, Superblock, VolumeState};
 use crate::info::{LogInfo, VolumeInfo};
 use crate::inspect::{self, Inspect, InspectReport};
 use crate::keys;
@@ -33,6 +33,7 @@ use crate::recover::{Ownership, ownership};
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 use crate::threads::{Close, close};
+use crate::units::{Epoch, ObjectSeq};
 use crate::volume::{Volume, check_size};
 
 /// How a read, or an opening, waits for a store that does not answer: for so long, and then for
@@ -56,11 +57,13 @@ pub struct Engine {
     patient: Arc<dyn ObjectStore>,
     /// Ends the waiting for the store.
     stop: Stop,
-    catalog: Catalog,
+    pub(crate) catalog: Catalog,
     config: EngineConfig,
     around: Surroundings,
     read_only: bool,
     writers: Mutex<HashMap<Uuid, Arc<Volume>>>,
+    /// Snapshots that were opened, by their identity.
+    views: Mutex<Vec<(u64, Weak<Volume>)>>,
     /// Settings of volumes that have their own.
     volume_configs: Mutex<HashMap<String, VolumeConfig>>,
     /// Set once the engine is shutting down: nobody begins to wait any more.
@@ -145,6 +148,7 @@ impl Engine {
             around,
             read_only,
             writers: Mutex::default(),
+            views: Mutex::default(),
             volume_configs: Mutex::default(),
             ending: AtomicBool::new(false),
             transition: Mutex::default(),
@@ -190,7 +194,7 @@ impl Engine {
 
     /// Begins a step that changes which volumes there are or are open. While the engine ends it
     /// is refused at once: the end may wait for the store for long.
-    fn transition(&self, name: &VolumeName) -> Result<MutexGuard<'_, ()>> {
+    pub(crate) fn transition(&self, name: &VolumeName) -> Result<MutexGuard<'_, ()>> {
         let closing = || Error::Closing(name.to_string());
         if self.ending.load(Ordering::SeqCst) {
             return Err(closing());
@@ -204,7 +208,7 @@ impl Engine {
     }
 
     /// Fails if nothing may be changed, or if the store was tried and cannot keep two hosts apart.
-    fn check_may_write(&self, name: &VolumeName) -> Result<()> {
+    pub(crate) fn check_may_write(&self, name: &VolumeName) -> Result<()> {
         self.check_writable(name)?;
         if self.config.no_fencing {
             return Ok(());
@@ -257,12 +261,27 @@ impl Engine {
         check_size(size_bytes)?;
         self.check_may_write(name)?;
         let _alone = self.transition(name)?;
-        let platform = &self.around.platform;
-        let uuid = uuid::Builder::from_random_bytes(platform.random().to_le_bytes()).into_uuid();
+        let uuid = self.fresh_uuid();
         let config = self.volume_config(name);
         let sync_remote = sync_remote.or(config.sync_remote).unwrap_or(false);
         let options = StoredOptions { compression: config.compression, sync_remote };
-        let made = self.catalog.create(name, uuid, size_bytes, options, attrs)?;
+        let made = self.catalog.create(Superblock {
+            volume: uuid,
+            name: ShortText::truncated(name.as_str()),
+            generation: 1,
+            state: VolumeState::Live,
+            size_bytes,
+            epoch: Epoch::ZERO,
+            committed: ObjectSeq::ZERO,
+            checkpoint: None,
+            previous_checkpoint: None,
+            options,
+            attrs,
+            last_host: ShortText::truncated(&self.host_name()),
+            snapshots: Vec::new(),
+            bases: Vec::new(),
+            unknown: Vec::new(),
+        })?;
         Ok(self.describe(&made))
     }
 
@@ -292,7 +311,31 @@ impl Engine {
         Ok(self.describe(&self.catalog.find(name)?.get()))
     }
 
-    fn describe(&self, superblock: &Superblock) -> VolumeInfo {
+    pub(crate) fn fresh_uuid(&self) -> Uuid {
+        let random = self.around.platform.random().to_le_bytes();
+        uuid::Builder::from_random_bytes(random).into_uuid()
+    }
+
+    pub(crate) fn host_name(&self) -> String {
+        self.around.platform.host_name()
+    }
+
+    pub(crate) fn unix_millis(&self) -> u64 {
+        self.around.platform.unix_millis()
+    }
+
+    /// Passes a step at which a test may stop the engine.
+    pub(crate) fn step(&self, name: &'static str) -> Result<()> {
+        self.around.platform.failpoint(name).map_err(|e| Error::local(name, "pass", e))
+    }
+
+    /// The stream of a volume, for reading.
+    pub(crate) fn stream_of(&self, name: &VolumeName, superblock: &Superblock) -> Stream {
+        log::trace!("{name}: looking into its stream");
+        Stream::new(Arc::clone(&self.patient), superblock.volume).on(&superblock.bases)
+    }
+
+    pub(crate) fn describe(&self, superblock: &Superblock) -> VolumeInfo {
         let open = self.writers.lock().get(&superblock.volume).cloned();
         let name = superblock.name.as_str();
         let params = self.around.log_params(name, superblock.volume, &self.config.volume);
@@ -350,6 +393,7 @@ impl Engine {
         let found = self.catalog.find_to_delete(name)?;
         let uuid = found.get().volume;
         self.check_closed(name, uuid)?;
+        self.check_no_snapshots(name, &found)?;
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
         let log = LogOnDisk::open(&params, false);
         self.catalog.delete(&found, name, |nonce| {
@@ -388,7 +432,7 @@ impl Engine {
         }
     }
 
-    fn opening(&self, name: &VolumeName, superblock: SuperblockCell) -> Opening<'_> {
+    pub(crate) fn opening(&self, name: &VolumeName, superblock: SuperblockCell) -> Opening<'_> {
         let config = self.volume_config(name);
         let patient: Arc<dyn ObjectStore> = Arc::new(RetryStore::new(
             Arc::clone(&self.store),
@@ -397,7 +441,8 @@ impl Engine {
             self.stop.clone(),
         ));
         let traffic = self.store.group(&superblock.get().volume.to_string());
-        let stream = Stream::new(patient, superblock.get().volume);
+        let bases = superblock.get().bases;
+        let stream = Stream::new(patient, superblock.get().volume).on(&bases);
         let loader = LeafLoader::new(stream.clone(), Arc::clone(&self.around.leaves));
         Opening {
             around: &self.around,
@@ -408,7 +453,8 @@ impl Engine {
             uploads: Stream::new(
                 Arc::clone(&self.store) as Arc<dyn ObjectStore>,
                 superblock.get().volume,
-            ),
+            )
+            .on(&bases),
             superblock,
             config,
         }
@@ -452,6 +498,19 @@ impl Engine {
         let volume = Arc::new(self.opening(name, found).read_write()?);
         self.writers.lock().insert(uuid, Arc::clone(&volume));
         Ok(volume)
+    }
+
+    /// Remembers that a snapshot is open.
+    pub(crate) fn note_view(&self, snapshot: u64, volume: &Arc<Volume>) {
+        let mut views = self.views.lock();
+        views.retain(|(_, view)| view.strong_count() > 0);
+        views.push((snapshot, Arc::downgrade(volume)));
+    }
+
+    /// Whether a snapshot is open.
+    pub(crate) fn is_viewed(&self, snapshot: u64) -> bool {
+        let views = self.views.lock();
+        views.iter().any(|(id, view)| *id == snapshot && view.strong_count() > 0)
     }
 
     /// The volume, if it is open for writing here.
@@ -570,7 +629,7 @@ impl Engine {
         Ok(bytes)
     }
 
-    fn check_closed(&self, name: &VolumeName, volume: Uuid) -> Result<()> {
+    pub(crate) fn check_closed(&self, name: &VolumeName, volume: Uuid) -> Result<()> {
         if !self.writers.lock().contains_key(&volume) {
             return Ok(());
         }

@@ -18,6 +18,32 @@ pub enum Error {
     /// The name is taken.
     #[error("volume {0:?} exists already")]
     VolumeExists(String),
+    /// There is no snapshot of that name.
+    #[error(
+        "volume {volume:?} has no snapshot {snapshot:?} (`lsvd-fuse snapshot list` shows what it has)"
+    )]
+    NoSuchSnapshot {
+        /// The volume.
+        volume: String,
+        /// What was asked for.
+        snapshot: String,
+    },
+    /// The name of a snapshot is taken.
+    #[error("volume {volume:?} has a snapshot {snapshot:?} already")]
+    SnapshotExists {
+        /// The volume.
+        volume: String,
+        /// The name.
+        snapshot: String,
+    },
+    /// A moment of a volume's history cannot be had.
+    #[error("volume {volume:?}: {detail}")]
+    NoSuchMoment {
+        /// The volume.
+        volume: String,
+        /// Which, and why not.
+        detail: String,
+    },
     /// The name cannot be a volume's.
     #[error("volume name {name:?}: {reason}")]
     BadName {

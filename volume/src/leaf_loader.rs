@@ -33,6 +33,11 @@ impl LeafLoader {
         Self { stream, local, headers: Mutex::default() }
     }
 
+    /// One that knows of no local copy.
+    pub(crate) fn of_stream(stream: &Stream) -> Arc<Self> {
+        Arc::new(Self::new(stream.clone(), Arc::new(LeafStore::none())))
+    }
+
     /// One leaf.
     pub(crate) fn load(&self, at: &LeafRef) -> Result<Leaf> {
         let mut found = None;
@@ -139,7 +144,7 @@ impl LeafLoader {
 /// Reads the leaves that a checkpoint holds itself, and verifies them.
 pub(crate) fn verify_leaves(stream: &Stream, checkpoint: &CheckpointHeader) -> Result<()> {
     let own = checkpoint.leaves.iter().filter(|leaf| leaf.object == checkpoint.stamp.seq);
-    let loader = LeafLoader::new(stream.clone(), Arc::new(LeafStore::none()));
+    let loader = LeafLoader::of_stream(stream);
     loader.load_all(own.copied().collect(), |_, _| Ok(()))
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// A name that a volume can have: 1 to 255 bytes, no `/`, no control character, no dot first.
+/// A name that a volume can have: 1 to 255 bytes, no `/` or `@`, no control character, no dot first.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct VolumeName(Box<str>);
@@ -24,6 +24,8 @@ impl VolumeName {
             "it is longer than 255 bytes"
         } else if text.contains('/') {
             "it must not contain '/'"
+        } else if text.contains('@') {
+            "it must not contain '@', which sets off snapshots"
         } else if text.starts_with('.') {
             "it must not begin with '.'"
         } else if text.chars().any(char::is_control) {

@@ -15,7 +15,7 @@ use crate::config::{MAX_DIRTY_BYTES_MIN, VolumeConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::follow::{Follower, OnTop};
-use crate::format::{CheckpointRef, Nonce, ShortText, Stamp, StoreId, VolumeState};
+use crate::format::{CheckpointRef, Nonce, ShortText, Snapshot, Stamp, StoreId, VolumeState};
 use crate::gc::Readers;
 use crate::health::Health;
 use crate::leaf_loader::LeafLoader;
@@ -29,10 +29,11 @@ use crate::pool::Pool;
 use crate::read::Reader;
 use crate::recover::{Ownership, StreamState, Takeover, ownership, replay};
 use crate::request_stats::RequestStats;
+use crate::rollback::Rollback;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 use crate::threads;
-use crate::units::{LogSeq, ObjectSeq};
+use crate::units::{Epoch, LogSeq, ObjectSeq};
 use crate::volume::{Role, Volume};
 
 /// How often the stream is entered again at a newer checkpoint, before it is called damaged. A writer
@@ -218,8 +219,26 @@ impl Opening<'_> {
         if served() { Ok((self.read_stream(None)?, None)) } else { found }
     }
 
+    /// Opens a snapshot for reading. Nothing that happens to the volume changes what it shows.
+    pub(crate) fn frozen(self, snapshot: &Snapshot) -> Result<Volume> {
+        let state = StreamState::at_snapshot(&self.stream, snapshot, &self.loader)?;
+        let pool = Arc::clone(&self.around.pool);
+        let core = self.core(state.maps, Arc::default());
+        core.opened();
+        Ok(Volume::new(Arc::clone(&core), Reader::new(core, None), Role::Stands, pool))
+    }
+
     /// Opens for writing: takes the stream over and recovers the log.
     pub(crate) fn read_write(self) -> Result<Volume> {
+        self.write_on(None)
+    }
+
+    /// As [`Self::read_write`], and makes the volume what it was at a snapshot.
+    pub(crate) fn rolled_back(self, snapshot: &Snapshot) -> Result<Volume> {
+        self.write_on(Some(snapshot))
+    }
+
+    fn write_on(self, back_to: Option<&Snapshot>) -> Result<Volume> {
         let around = self.around.clone();
         let params = self.log_params();
         let found = LogOnDisk::open(&params, true)?;
@@ -242,7 +261,7 @@ impl Opening<'_> {
             state.rolled
         );
 
-        let stream_size = state.maps.sectors();
+        let replayed_on = state.maps.sectors();
         let replayed = replay(&mut state, &log)?;
         if replayed.records > 0 {
             log::info!(
@@ -250,6 +269,21 @@ impl Opening<'_> {
                 self.name(),
                 replayed.records
             );
+        }
+        if let Some(snapshot) = back_to {
+            if replayed.records > 0 {
+                let by = "its log holds what the store lacks; flush it first".to_owned();
+                return Err(Error::InUse { volume: self.name(), by });
+            }
+            let rollback = Rollback {
+                stream: &self.stream,
+                loader: &self.loader,
+                superblock: &self.superblock,
+                platform: &*around.platform,
+                snapshot,
+            };
+            let stamp = self.stamp(won.next, state.epoch, &state);
+            rollback.carry_out(&mut state, stamp)?;
         }
         let poison: Arc<Poison> = Arc::default();
         let committed = state.committed();
@@ -267,14 +301,14 @@ impl Opening<'_> {
             age: self.config.max_dirty_age,
         });
         let position = Position {
-            next: won.next,
+            next: state.next,
             committed,
             epoch: state.epoch,
             log_seq: state.log_seq,
             root: state.root.clone(),
             fences: state.fences.clone(),
             tail: log.header().tail,
-            size_sectors: stream_size,
+            size_sectors: if back_to.is_some() { state.maps.sectors() } else { replayed_on },
             since_checkpoint: state.rolled,
         };
         let core = self.core(state.maps, poison);
@@ -303,15 +337,10 @@ impl Opening<'_> {
         Ok((LogOnDisk::create(params, nonce, state.log_seq.next())?, false))
     }
 
-    fn take_over(
-        &self,
-        nonce: Nonce,
-        state: &mut StreamState,
-        log: &LogOnDisk,
-        ours: bool,
-    ) -> Result<crate::recover::Won> {
+    /// What an object says that is put at the end of the stream.
+    fn stamp(&self, seq: ObjectSeq, epoch: Epoch, state: &StreamState) -> Stamp {
         let platform = &self.around.platform;
-        let stamp = |seq, epoch, state: &StreamState| Stamp {
+        Stamp {
             volume: self.stream.volume(),
             seq,
             epoch,
@@ -321,7 +350,18 @@ impl Opening<'_> {
             log_seq: state.log_seq,
             size_sectors: state.maps.sectors(),
             written_ms: platform.unix_millis(),
-        };
+        }
+    }
+
+    fn take_over(
+        &self,
+        nonce: Nonce,
+        state: &mut StreamState,
+        log: &LogOnDisk,
+        ours: bool,
+    ) -> Result<crate::recover::Won> {
+        let platform = &self.around.platform;
+        let stamp = |seq, epoch, state: &StreamState| self.stamp(seq, epoch, state);
         let step = |name| platform.failpoint(name).map_err(|e| Error::local(name, "pass", e));
         let host = ShortText::truncated(&platform.host_name());
         let announce = |epoch| {

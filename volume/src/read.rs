@@ -305,7 +305,7 @@ pub(crate) fn frame_key(
     frames: &ObjectFrames,
     frame: u32,
 ) -> FrameKey {
-    FrameKey { volume: core.uuid, object, nonce: frames.nonce, frame }
+    FrameKey { volume: core.stream.owner(object), object, nonce: frames.nonce, frame }
 }
 
 /// The error of a map that points where an object has nothing.

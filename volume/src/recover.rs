@@ -13,11 +13,11 @@ use crate::checkpoint::{Root, read_checkpoint};
 use crate::error::{Error, Result};
 use crate::format::{
     CheckpointRef, FenceHeader, FenceId, FenceRecord, FillerHeader, LogPoint, Nonce, ObjectHeader,
-    RecordKind, ShortText, Stamp, Superblock,
+    RecordKind, ShortText, Snapshot, Stamp, Superblock,
 };
 use crate::leaf_loader::LeafLoader;
 use crate::log::{LogOnDisk, ScanEnd};
-use crate::map::{Absent, CommitExtent, Maps, Stopped};
+use crate::map::{Absent, CommitExtent, Maps, Pin, Stopped};
 use crate::stream::{Created, Found, Stream};
 use crate::units::{Epoch, Extent, LogSeq, ObjectSeq};
 
@@ -149,8 +149,73 @@ impl StreamState {
     /// The state at the checkpoint that the superblock names.
     fn enter(stream: &Stream, superblock: &Superblock, loader: &Arc<LeafLoader>) -> Result<Self> {
         let size = superblock.size_bytes / crate::units::SECTOR_BYTES;
-        let mut state = Self {
-            maps: Maps::new(size),
+        let mut state = Self::empty(size, loader);
+        let Some(checkpoint) = superblock.checkpoint else { return Ok(state) };
+        state.enter_at(stream, checkpoint)?;
+        // The first checkpoint of a clone is its base's, and so may be what follows it.
+        if let Some(base) = stream.bases().last().filter(|base| checkpoint.seq <= base.through) {
+            state.roll_to(stream, base.at)?;
+            // Whoever wrote the base knows nothing of the numbers that follow here.
+            state.clean = true;
+        }
+        state.maps.objects_mut().set_pins(pins(superblock));
+        Ok(state)
+    }
+
+    /// The state at a snapshot.
+    pub(crate) fn at_snapshot(
+        stream: &Stream,
+        snapshot: &Snapshot,
+        loader: &Arc<LeafLoader>,
+    ) -> Result<Self> {
+        let mut state = Self::at_checkpoint(stream, snapshot.checkpoint, loader)?;
+        state.roll_to(stream, snapshot.at)?;
+        Ok(state)
+    }
+
+    /// The state that a checkpoint covers.
+    pub(crate) fn at_checkpoint(
+        stream: &Stream,
+        checkpoint: CheckpointRef,
+        loader: &Arc<LeafLoader>,
+    ) -> Result<Self> {
+        let mut state = Self::empty(0, loader);
+        state.enter_at(stream, checkpoint)?;
+        state.pass_bases(stream);
+        Ok(state)
+    }
+
+    /// Takes in all up to `last`, which is known to be there.
+    fn roll_to(&mut self, stream: &Stream, last: ObjectSeq) -> Result<()> {
+        self.pass_bases(stream);
+        while self.next <= last {
+            let end = (self.next.get() + READ_AHEAD as u64 - 1).min(last.get());
+            let some: Vec<_> = (self.next.get()..=end).map(ObjectSeq::new).collect();
+            for (seq, found) in some.iter().zip(stream.find_all(&some)?) {
+                // What a base has behind the point that counts is not the clone's.
+                if *seq < self.next {
+                    continue;
+                }
+                let missing = || Error::damaged(stream.describe(*seq), "it is missing");
+                self.apply(stream, &found.ok_or_else(missing)?)?;
+                self.pass_bases(stream);
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on in the clone, or in its nearer base, behind the last object of a base that counts.
+    fn pass_bases(&mut self, stream: &Stream) {
+        for base in stream.bases() {
+            if base.at < self.next && self.next <= base.through {
+                self.next = base.through.next();
+            }
+        }
+    }
+
+    fn empty(sectors: u64, loader: &Arc<LeafLoader>) -> Self {
+        Self {
+            maps: Maps::new(sectors),
             loader: Arc::clone(loader),
             next: ObjectSeq::new(1),
             at_end: false,
@@ -163,15 +228,14 @@ impl StreamState {
             entered: None,
             root: Root::default(),
             rolled: 0,
-        };
-        let Some(checkpoint) = superblock.checkpoint else { return Ok(state) };
+        }
+    }
+
+    fn enter_at(&mut self, stream: &Stream, checkpoint: CheckpointRef) -> Result<()> {
+        let state = self;
         let header = read_checkpoint(stream, checkpoint.seq)?;
         if header.covers != checkpoint.covers {
             let detail = "it covers another number than the superblock says";
-            return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
-        }
-        if header.stamp.size_sectors > Extent::LBA_LIMIT {
-            let detail = "it gives an impossible size";
             return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
         }
         state.root = Root::of(&header);
@@ -179,7 +243,7 @@ impl StreamState {
             .root
             .check_condemned(&header.objects, &header.fences)
             .map_err(|why| Error::damaged(stream.describe(checkpoint.seq), why))?;
-        state.maps = Maps::of_checkpoint(&header);
+        state.maps = Maps::of_checkpoint(&header, stream.base_through());
         state.entered = Some(checkpoint);
         state.next = header.covers.next();
         state.window = header.stamp.window.into();
@@ -187,7 +251,7 @@ impl StreamState {
         state.fences = header.fences;
         state.fences.retain(|fence| fence.id.seq <= header.covers);
         state.epoch = state.fences.last().map_or(Epoch::ZERO, |fence| fence.id.epoch);
-        Ok(state)
+        Ok(())
     }
 
     /// Takes in the next object.
@@ -255,7 +319,14 @@ impl StreamState {
                 self.maps.objects_mut().add(stamp.seq, 0, *bytes);
                 // What it condemned may be gone, also checkpoints that the root before it needs.
                 self.root = Root::of(checkpoint);
-                self.maps.note_checkpoint(checkpoint.covers, self.root.leaves());
+                if checkpoint.is_rollback {
+                    let pins = self.maps.objects().pins().to_vec();
+                    self.maps = Maps::of_checkpoint(checkpoint, stream.base_through());
+                    self.maps.objects_mut().set_pins(pins);
+                    self.maps.objects_mut().add(stamp.seq, 0, *bytes);
+                } else {
+                    self.maps.note_checkpoint(checkpoint.covers, self.root.leaves());
+                }
             }
             ObjectHeader::Fence(_) | ObjectHeader::Filler(_) => {}
         }
@@ -352,6 +423,12 @@ impl StreamState {
     pub(crate) fn newest_fence(&self) -> Option<&FenceRecord> {
         self.fences.last()
     }
+}
+
+/// What the snapshots of a volume keep.
+pub(crate) fn pins(superblock: &Superblock) -> Vec<Pin> {
+    let kept = superblock.snapshots.iter();
+    kept.map(|s| Pin { covers: s.checkpoint.covers, through: s.through() }).collect()
 }
 
 /// Whose a log is that was found on this host.

@@ -2,16 +2,24 @@
 //!
 //! Knows how to create an object so that its number is decided once, and how to read headers
 //! without reading objects. Knows nothing of maps and logs.
+//!
+//! The stream of a clone begins with numbers of its base's, and so on:
+//!
+//! ```text
+//!   1 ........ 40 | 41 ....... 97 | 98 .....
+//!   its base's base   its base      its own
+//! ```
+//! Whoever reads need not know. Only its own numbers are ever created, listed or deleted.
 
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use lsvd_store::{ByteRange, Front, ObjectStore, StoreError, parallel};
+use lsvd_store::{ByteRange, Front, Key, ObjectStore, StoreError, parallel};
 use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::format::object_header::COMMON_BYTES;
-use crate::format::{CommonHeader, FormatError, ObjectHeader, Stamp, peek};
+use crate::format::{Base, CommonHeader, FormatError, ObjectHeader, Stamp, peek};
 use crate::keys;
 use crate::units::ObjectSeq;
 
@@ -50,12 +58,38 @@ pub(crate) struct Listed {
 pub(crate) struct Stream {
     store: Arc<dyn ObjectStore>,
     volume: Uuid,
+    /// The farthest first.
+    bases: Arc<[Base]>,
 }
 
 impl Stream {
     /// The stream of `volume` in `store`.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, volume: Uuid) -> Self {
-        Self { store, volume }
+        Self { store, volume, bases: Arc::default() }
+    }
+
+    /// The same, as the stream of a clone.
+    pub(crate) fn on(self, bases: &[Base]) -> Self {
+        Self { bases: bases.into(), ..self }
+    }
+
+    /// Where a clone's history comes from, the farthest first.
+    pub(crate) fn bases(&self) -> &[Base] {
+        &self.bases
+    }
+
+    /// The last number that is not its own; zero if all are.
+    pub(crate) fn base_through(&self) -> ObjectSeq {
+        self.bases.last().map_or(ObjectSeq::ZERO, |base| base.through)
+    }
+
+    /// The volume whose the object `seq` is.
+    pub(crate) fn owner(&self, seq: ObjectSeq) -> Uuid {
+        self.bases.iter().find(|base| seq <= base.through).map_or(self.volume, |base| base.volume)
+    }
+
+    fn key(&self, seq: ObjectSeq) -> Result<Key> {
+        keys::object(self.owner(seq), seq)
     }
 
     /// The volume.
@@ -70,7 +104,7 @@ impl Stream {
 
     /// How messages call the object.
     pub(crate) fn describe(&self, seq: ObjectSeq) -> String {
-        let key = format!("{}{:016x}", keys::stream_prefix(self.volume), seq.get());
+        let key = format!("{}{:016x}", keys::stream_prefix(self.owner(seq)), seq.get());
         format!("{}: object {key}", self.store.url())
     }
 
@@ -94,7 +128,7 @@ impl Stream {
 
     /// Whether there is an object `seq`, whatever it is.
     pub(crate) fn exists(&self, seq: ObjectSeq) -> Result<bool> {
-        match self.store.head(&keys::object(self.volume, seq)?) {
+        match self.store.head(&self.key(seq)?) {
             Ok(_) => Ok(true),
             Err(e) if e.is_not_found() => Ok(false),
             Err(e) => Err(e.into()),
@@ -119,7 +153,7 @@ impl Stream {
             let detail = format!("it is {size} of {} bytes", common.object_len());
             return Err(Error::damaged(what(), detail));
         }
-        if common.stamp.volume != self.volume || common.stamp.seq != seq {
+        if common.stamp.volume != self.owner(seq) || common.stamp.seq != seq {
             return Err(Error::damaged(what(), "it is another object, under this name"));
         }
         Ok(Some((common, bytes)))
@@ -145,7 +179,7 @@ impl Stream {
     }
 
     fn front(&self, seq: ObjectSeq, limit: u64) -> Result<Option<Front>> {
-        match self.store.get_front(&keys::object(self.volume, seq)?, limit) {
+        match self.store.get_front(&self.key(seq)?, limit) {
             Ok(front) => Ok(Some(front)),
             Err(e) if e.is_not_found() => Ok(None),
             Err(e) => Err(e.into()),
@@ -157,7 +191,7 @@ impl Stream {
     /// # Errors
     /// The store's; a missing or short object is damage.
     pub(crate) fn read(&self, seq: ObjectSeq, range: ByteRange) -> Result<Vec<u8>> {
-        match self.store.get_range(&keys::object(self.volume, seq)?, range) {
+        match self.store.get_range(&self.key(seq)?, range) {
             Ok(bytes) => Ok(bytes),
             Err(e @ (StoreError::NotFound { .. } | StoreError::OutOfRange { .. })) => {
                 Err(Error::damaged(self.describe(seq), e))
@@ -174,12 +208,13 @@ impl Stream {
         parallel::map(seqs, |seq| self.find(*seq))
     }
 
-    /// Deletes objects; those that are gone already are no error.
+    /// Deletes objects of its own; those that are gone already are no error.
     ///
     /// # Errors
     /// The store's; any of them may be gone then.
     pub(crate) fn delete(&self, seqs: &[ObjectSeq]) -> Result<()> {
-        let keys = seqs.iter().map(|seq| keys::object(self.volume, *seq));
+        let own = seqs.iter().filter(|seq| **seq > self.base_through());
+        let keys = own.map(|seq| keys::object(self.volume, *seq));
         let keys = keys.collect::<Result<Vec<_>>>()?;
         self.store.delete_many(&keys).map_err(Error::from)
     }

@@ -56,17 +56,27 @@ impl SuperblockCell {
     /// Changes the superblock. If somebody else changed it meanwhile, it is read again and
     /// `change` is applied to what they left; `change` may refuse.
     pub(crate) fn update(&self, change: impl Fn(&mut Superblock) -> Result<()>) -> Result<()> {
+        self.try_update(|superblock| change(superblock).map(|()| true)).map(drop)
+    }
+
+    /// As [`Self::update`]; `change` may also leave everything as it is, by returning false.
+    pub(crate) fn try_update(
+        &self,
+        mut change: impl FnMut(&mut Superblock) -> Result<bool>,
+    ) -> Result<bool> {
         let key = keys::superblock(self.volume)?;
         let _alone = self.changing.lock();
         for _ in 0..ATTEMPTS {
             let (mut next, version) = self.seen.lock().clone();
-            change(&mut next)?;
+            if !change(&mut next)? {
+                return Ok(false);
+            }
             next.generation = next.generation.wrapping_add(1);
             let bytes = next.encode().map_err(|e| e.of(describe(&*self.store, self.volume)))?;
             match self.store.replace(&key, &bytes, &version) {
                 Ok(version) => {
                     *self.seen.lock() = (next, version);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(StoreError::Precondition { .. }) => {
                     let found = read(&*self.store, self.volume)?;
@@ -75,7 +85,7 @@ impl SuperblockCell {
                     *self.seen.lock() = found;
                     if ours {
                         // An earlier attempt of ours arrived, only its answer was lost.
-                        return Ok(());
+                        return Ok(true);
                     }
                 }
                 Err(e) if e.is_not_found() => return Err(Error::Deleted(next.name.to_string())),
@@ -97,6 +107,8 @@ fn read(store: &dyn ObjectStore, volume: Uuid) -> Result<Option<(Superblock, Ver
         Ok(meta) if meta.size > SUPERBLOCK_BYTES_MAX as u64 => {
             return Err(FormatError::Invalid("it is too long").of(what()));
         }
+        // It keeps a superblock from being made there.
+        Ok(meta) if meta.size == 0 => return Ok(None),
         Ok(_) => {}
         Err(e) if e.is_not_found() => return Ok(None),
         Err(e) => return Err(e.into()),

@@ -48,6 +48,8 @@ pub(crate) enum Role {
     Writes(Writer),
     /// It is only read here, and may be written elsewhere.
     Follows(Box<Follower>),
+    /// It is a snapshot, which never changes.
+    Stands,
 }
 
 thread_local! {
@@ -96,7 +98,7 @@ impl Volume {
     fn follower(&self) -> Option<&Follower> {
         match &self.role {
             Role::Follows(follower) => Some(follower),
-            Role::Writes(_) => None,
+            Role::Writes(_) | Role::Stands => None,
         }
     }
 
@@ -444,14 +446,21 @@ impl Volume {
         VolumeStats::of(&self.core, self.writer_parts())
     }
 
-    fn writer(&self) -> Result<&Writer> {
+    /// Tells the cleaner that there may be something to do.
+    pub(crate) fn stir_cleaner(&self) {
+        if let Some(writer) = self.writer_parts() {
+            writer.cleaner.committed(false);
+        }
+    }
+
+    pub(crate) fn writer(&self) -> Result<&Writer> {
         self.writer_parts().ok_or_else(|| Error::ReadOnly(self.name()))
     }
 
     pub(crate) fn writer_parts(&self) -> Option<&Writer> {
         match &self.role {
             Role::Writes(writer) => Some(writer),
-            Role::Follows(_) => None,
+            Role::Follows(_) | Role::Stands => None,
         }
     }
 

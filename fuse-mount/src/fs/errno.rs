@@ -44,8 +44,11 @@ impl Errno {
 /// The whole table.
 fn table(error: &Error) -> Errno {
     match error {
-        Error::NoSuchVolume(_) | Error::NoSuchObject(_) => Errno::ENOENT,
-        Error::VolumeExists(_) => Errno::EEXIST,
+        Error::NoSuchVolume(_)
+        | Error::NoSuchObject(_)
+        | Error::NoSuchSnapshot { .. }
+        | Error::NoSuchMoment { .. } => Errno::ENOENT,
+        Error::VolumeExists(_) | Error::SnapshotExists { .. } => Errno::EEXIST,
         Error::BadName { name, .. } if name.len() > 255 => Errno::ENAMETOOLONG,
         Error::BadName { .. } | Error::BadSize { .. } => Errno::EINVAL,
         Error::ShrinkLosesData { .. } => Errno::EPERM,

@@ -30,6 +30,8 @@ pub(super) struct State {
     /// Everything up to this record is committed.
     pub(super) committed: LogSeq,
     pub(super) committed_object: ObjectSeq,
+    /// Size of the volume then, in sectors.
+    pub(super) committed_sectors: u64,
     /// Checkpoints asked for, and how many of these requests were answered.
     pub(super) asked: u64,
     pub(super) answered: u64,
@@ -96,6 +98,12 @@ impl Orders {
         self.state.lock().committed_object
     }
 
+    /// The highest object committed, and the size of the volume then, in sectors.
+    pub(crate) fn committed_state(&self) -> (ObjectSeq, u64) {
+        let state = self.state.lock();
+        (state.committed_object, state.committed_sectors)
+    }
+
     /// Calls `done` when everything up to `seq` is committed, or cannot be any more.
     pub(crate) fn when_committed(&self, seq: LogSeq, deadline: Deadline, done: FlushDone) {
         let mut state = self.state.lock();
@@ -141,10 +149,12 @@ impl Orders {
         self.answer(|_, _| Some(Err(cause.clone())));
     }
 
-    /// Notes that everything up to `seq` is committed, in objects up to `object`.
-    pub(super) fn committed(&self, seq: LogSeq, object: ObjectSeq) {
+    /// Notes that everything up to `seq` is committed, in objects up to `object`, and that the volume
+    /// has `sectors` now.
+    pub(super) fn committed(&self, seq: LogSeq, object: ObjectSeq, sectors: u64) {
         self.publish(|o| {
             o.committed_object = object;
+            o.committed_sectors = sectors;
             o.committed = seq;
         });
         self.answer(|through, _| (through <= seq).then_some(Ok(())));

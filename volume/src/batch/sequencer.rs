@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lsvd_store::StoreError;
@@ -24,6 +25,7 @@ use crate::leaf_loader::LeafLoader;
 use crate::log::{LogTail, WriteLog};
 use crate::map::{Absent, CommitExtent, LeafChange, LeafIndex, Maps, Stopped};
 use crate::platform::Pace;
+use crate::recover::pins;
 use crate::units::{Epoch, Extent, LogPos, LogSeq, ObjectSeq};
 
 /// A number is created only after the one this much lower is committed. Every object says so;
@@ -106,9 +108,13 @@ pub(crate) struct Sequencer {
     /// When the open batch got its first record.
     begun: Duration,
     in_flight: BTreeMap<ObjectSeq, InFlight>,
+    /// Size of the volume as of the last commit, in sectors.
+    committed_sectors: u64,
     /// The checkpoint in flight.
     prepared: Option<Prepared>,
     publishing: bool,
+    /// Whether it could not be named, for there are snapshots that it does not know.
+    repinned: Arc<AtomicBool>,
     /// What the checkpoint being published condemns.
     condemned: Vec<ObjectSeq>,
     /// How many of the requests for a checkpoint it answers.
@@ -130,6 +136,7 @@ impl Sequencer {
         orders.publish(|o| {
             o.committed = at.log_seq;
             o.committed_object = at.committed;
+            o.committed_sectors = at.size_sectors;
         });
         Self {
             builder: Builder::new(core.config.batch_bytes, at.size_sectors),
@@ -143,8 +150,10 @@ impl Sequencer {
             tail,
             begun: Duration::ZERO,
             in_flight: BTreeMap::new(),
+            committed_sectors: at.size_sectors,
             prepared: None,
             publishing: false,
+            repinned: Arc::default(),
             condemned: Vec::new(),
             answers: 0,
             sealed: at.log_seq,
@@ -328,6 +337,7 @@ impl Sequencer {
                     let is_moved = batch.moved_from.is_some();
                     self.core.step(if is_moved { "gc.commit" } else { "batch.commit" })?;
                     self.apply(&header, &batch, bytes)?;
+                    self.committed_sectors = header.common().stamp.size_sectors;
                     self.at.since_checkpoint += 1;
                     moved |= is_moved;
                 }
@@ -340,7 +350,7 @@ impl Sequencer {
                 self.core.health.uploaded(now, object.begun, bytes);
                 self.log.release(cut.pos, cut.seq, seq);
             }
-            self.orders.committed(object.through, seq);
+            self.orders.committed(object.through, seq, self.committed_sectors);
         }
         if self.at.committed > before {
             self.cleaner.committed(moved);
@@ -447,12 +457,16 @@ impl Sequencer {
         let covers = self.at.committed;
         let changed = self.changed_leaves()?;
         let stamp = self.stamp();
-        let facts = Facts { stamp, clean, covers, fences: &self.at.fences };
+        let sectors = self.committed_sectors;
+        let facts = Facts { stamp, clean, covers, sectors, fences: &self.at.fences };
         let (maps, newest) = (&self.core.maps, self.at.root.seq());
         let entered = self.core.superblock.get().checkpoint.map(|checkpoint| checkpoint.seq);
-        let prepared = self.at.root.prepare(&facts, changed, |held| {
+        let mut known = Vec::new();
+        let mut prepared = self.at.root.prepare(&facts, false, changed, |held| {
             let mut maps = maps.write();
             let objects = maps.objects_mut();
+            known = pins(&self.core.superblock.get());
+            objects.set_pins(known.clone());
             // Checkpoints whose leaves were all written anew. The newest one stays, and the one
             // that the superblock names, for it will be named beside the one that follows.
             let of_map = objects.iter().filter(|(_, usage)| usage.is_map());
@@ -467,6 +481,7 @@ impl Sequencer {
             objects.condemn(covers);
             objects.records(covers)
         })?;
+        prepared.pins = known;
         self.begin(stamp.seq, None);
         let (head, body) = (prepared.head.clone(), Arc::clone(&prepared.body));
         self.prepared = Some(prepared);
@@ -487,12 +502,13 @@ impl Sequencer {
     fn changed_leaves(&self) -> Result<Vec<LeafChange>> {
         let (mut changed, stored) = {
             let maps = self.core.maps.read();
-            let of_map = maps.objects().iter().filter(|(_, usage)| usage.is_map());
+            let of_map = maps.objects().iter().filter(|(_, u)| u.is_map() && !u.is_of_base());
             let stored: u64 = of_map.map(|(_, usage)| usage.stored_bytes).sum();
             (maps.clean().changed(), stored)
         };
         let root = &self.at.root;
-        let held = root.held();
+        let mut held = root.held();
+        held.retain(|object, _| *object > self.core.stream.base_through());
         if stored > MAP_SLACK * held.values().sum::<u64>() + MAP_SLACK_BYTES
             && let Some((sparse, _)) = held.iter().min_by_key(|(_, bytes)| **bytes)
         {
@@ -531,6 +547,8 @@ impl Sequencer {
         let stamp = *stamp;
         let volume = self.core.name();
         let host = ShortText::truncated(&self.core.platform.host_name());
+        let (known, repinned) = (prepared.pins.clone(), Arc::clone(&self.repinned));
+        repinned.store(false, Ordering::Relaxed);
         let change = Box::new(move |superblock: &mut Superblock| {
             if superblock.state == VolumeState::Deleting {
                 return Err(Error::Deleted(volume.to_string()));
@@ -540,6 +558,11 @@ impl Sequencer {
             if superblock.epoch > stamp.epoch || newer {
                 let by = format!("host {:?}", superblock.last_host.as_str());
                 return Err(Error::Fenced { volume: volume.to_string(), by });
+            }
+            // It may condemn what a snapshot needs that was made meanwhile.
+            if pins(superblock).iter().any(|pin| !known.contains(pin)) {
+                repinned.store(true, Ordering::Relaxed);
+                return Ok(());
             }
             superblock.previous_checkpoint = superblock.checkpoint;
             superblock.checkpoint = Some(checkpoint);
@@ -555,6 +578,14 @@ impl Sequencer {
 
     fn published(&mut self) {
         self.publishing = false;
+        let superblock = self.core.superblock.get();
+        self.core.maps.write().objects_mut().set_pins(pins(&superblock));
+        if self.repinned.swap(false, Ordering::Relaxed) {
+            // Another one, which knows them, is due at once.
+            self.condemned.clear();
+            self.at.since_checkpoint = self.core.config.checkpoint_objects.max(1);
+            return;
+        }
         self.cleaner.announce(std::mem::take(&mut self.condemned));
         let answers = self.answers;
         self.orders.publish(|o| o.answered = answers);

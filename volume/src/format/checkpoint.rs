@@ -9,6 +9,8 @@
 //! | encoding | field |
 //! |---|---|
 //! | varint | `covers` |
+//! | varint | size of the volume then, in sectors |
+//! | u8 | 1 if the map before it does not count: the volume was rolled back |
 //! | varint | number of leaves |
 //! | | of each, in ascending order: |
 //! | varint | indices skipped between the one before and it |
@@ -102,6 +104,10 @@ pub struct CheckpointHeader {
     pub clean: bool,
     /// The map is exactly that of the stream up to and with this number.
     pub covers: ObjectSeq,
+    /// Size of the volume up to there, in sectors.
+    pub sectors: u64,
+    /// Whether it takes the place of the map before it, and does not only say it again.
+    pub is_rollback: bool,
     /// The root, by ascending index.
     pub leaves: Vec<LeafRef>,
     /// All fences so far, by ascending number.
@@ -142,6 +148,8 @@ impl CheckpointHeader {
             stamp: common.stamp,
             clean: common.clean,
             covers: ObjectSeq::new(r.varint()?),
+            sectors: r.varint()?,
+            is_rollback: r.bool()?,
             leaves: decode_leaves(&mut r, common.stamp.seq)?,
             fences: decode_fences(&mut r)?,
             objects: Vec::new(),
@@ -157,6 +165,9 @@ impl CheckpointHeader {
     fn validate(&self) -> FormatResult<()> {
         if self.covers >= self.stamp.seq {
             return Err(FormatError::Invalid("the checkpoint covers more than lies before it"));
+        }
+        if self.sectors > Extent::LBA_LIMIT {
+            return Err(FormatError::Invalid("the checkpoint gives an impossible size"));
         }
         if !self.leaves.is_sorted_by(|a, b| a.index < b.index) {
             return Err(FormatError::Invalid("the checkpoint's leaves are out of order"));
@@ -200,6 +211,8 @@ impl CheckpointHeader {
     fn encode_tables(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(32 + self.leaves.len() * 24 + self.fences.len() * 48);
         w.varint(self.covers.get());
+        w.varint(self.sectors);
+        w.bool(self.is_rollback);
         w.count(self.leaves.len());
         let mut next_index = 0u64;
         for leaf in &self.leaves {
@@ -341,6 +354,8 @@ mod tests {
             stamp: stamp(),
             clean: true,
             covers: ObjectSeq::new(998),
+            sectors: 1 << 22,
+            is_rollback: false,
             leaves: vec![leaf(0, 1000, 0), leaf(1, 900, 5000), leaf(7, 1000, 300)],
             fences: vec![FenceRecord {
                 id: FenceId {
@@ -366,14 +381,14 @@ mod tests {
         assert_golden(
             &bytes,
             "\
-             4c5356444f424a31 0100000003010000 ec00000004000000 88033e6398fc4450 \
+             4c5356444f424a31 0100000003010000 f100000004000000 9d92d026514d7186 \
              0011223344556677 8899aabbccddeeff e803000000000000 0300000000000000 \
              a500000000000000 0000000000000000 e603000000000000 d12f010000000000 \
-             0000200000000000 0068e5cf8b010000 5802000000000000 aaf7cf341df52e1d \
-             e6070300e6070000 ac02cdab00000000 0000008407648827 ac02ceab00000000 \
-             000005e60700ac02 ac02d4ab00000000 0000010101770000 0000000000000000 \
-             000000000000056e 6f64653103028080 c002808001640082 078080c002808001 \
-             0011018080c00280 80010002",
+             0000200000000000 0068e5cf8b010000 5802000000000000 cc4c21fe93a16cd5 \
+             e607808080020003 00e6070000ac02cd ab00000000000000 8407648827ac02ce \
+             ab00000000000005 e60700ac02ac02d4 ab00000000000001 0101770000000000 \
+             0000000000000000 000000056e6f6465 3103028080c00280 8001640082078080 \
+             c002808001001101 8080c00280800100 02",
         );
         assert_eq!(CheckpointHeader::decode(&bytes), Ok(example()));
     }
@@ -416,9 +431,9 @@ mod tests {
     #[test]
     fn huge_counts_do_not_allocate() {
         let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f];
-        let of_leaves = [&[1], &huge[..]].concat();
-        let of_fences = [&[1, 0], &huge[..]].concat();
-        let of_objects = [&[1, 0, 0], &huge[..]].concat();
+        let of_leaves = [&[1, 0, 0], &huge[..]].concat();
+        let of_fences = [&[1, 0, 0, 0], &huge[..]].concat();
+        let of_objects = [&[1, 0, 0, 0, 0], &huge[..]].concat();
         for tables in [of_leaves, of_fences, of_objects] {
             let bytes = with_tables(&example().encode().unwrap(), &tables);
             assert_eq!(CheckpointHeader::decode(&bytes), Err(FormatError::Truncated));

@@ -36,6 +36,7 @@ pub mod log_record;
 pub mod name_record;
 pub mod object;
 pub mod object_header;
+pub mod snapshot;
 pub mod superblock;
 #[cfg(test)]
 #[expect(clippy::indexing_slicing, reason = "tests may panic")]
@@ -55,4 +56,5 @@ pub use log_record::{
 pub use name_record::NameRecord;
 pub use object::ObjectHeader;
 pub use object_header::{CommonHeader, ObjectKind, Stamp, peek};
+pub use snapshot::{Base, Snapshot};
 pub use superblock::{CheckpointRef, FileAttrs, Section, StoredOptions, Superblock, VolumeState};

@@ -61,6 +61,8 @@ mod tests {
                 stamp: stamp(),
                 clean: false,
                 covers: ObjectSeq::ZERO,
+                sectors: 0,
+                is_rollback: false,
                 leaves: vec![],
                 fences: vec![],
                 objects: vec![],

@@ -15,6 +15,8 @@
 //! | 0x8003 | options | compression u8, sync_remote u8 |
 //! | 0x0004 | attributes | mode u32, uid u32, gid u32, created u64, modified u64 (milliseconds since 1970) |
 //! | 0x0005 | last host | text |
+//! | 0x8006 | snapshots | see [`super::snapshot`]; absent if there are none |
+//! | 0x8007 | bases | of a clone, the farthest first, likewise |
 //!
 //! A checkpoint is a byte 0, or a byte 1, its number and what it covers. Text is a length byte
 //! and that many bytes of UTF-8.
@@ -29,6 +31,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use super::codec::{Reader, Writer};
 use super::error::{FormatError, FormatResult, check_version};
 use super::ids::ShortText;
+use super::snapshot::{
+    Base, Snapshot, decode_bases, decode_snapshots, encode_bases, encode_snapshots,
+};
 use crate::config::Compression;
 use crate::units::{Epoch, ObjectSeq};
 
@@ -46,6 +51,8 @@ const TAG_STREAM: u16 = MUST_UNDERSTAND | 2;
 const TAG_OPTIONS: u16 = MUST_UNDERSTAND | 3;
 const TAG_ATTRS: u16 = 4;
 const TAG_LAST_HOST: u16 = 5;
+const TAG_SNAPSHOTS: u16 = MUST_UNDERSTAND | 6;
+const TAG_BASES: u16 = MUST_UNDERSTAND | 7;
 
 /// Owner, group, permission bits, and times of the volume's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -123,6 +130,10 @@ pub struct Superblock {
     pub attrs: FileAttrs,
     /// The host that opened it last for writing; empty if none did.
     pub last_host: ShortText,
+    /// Points of its history that are kept, the oldest first.
+    pub snapshots: Vec<Snapshot>,
+    /// Where the history of a clone comes from, the farthest first.
+    pub bases: Vec<Base>,
     /// What a later version added and this one may ignore; empty in a new superblock.
     pub unknown: Vec<Section>,
 }
@@ -166,6 +177,12 @@ impl Superblock {
             w.u64(self.attrs.modified_ms);
         });
         put_section(&mut sections, TAG_LAST_HOST, |w| self.last_host.encode(w));
+        if !self.snapshots.is_empty() {
+            put_section(&mut sections, TAG_SNAPSHOTS, |w| encode_snapshots(w, &self.snapshots));
+        }
+        if !self.bases.is_empty() {
+            put_section(&mut sections, TAG_BASES, |w| encode_bases(w, &self.bases));
+        }
         for Section { tag, content } in &self.unknown {
             put_section(&mut sections, *tag, |w| w.bytes(content));
         }
@@ -250,6 +267,8 @@ struct Sections<'a> {
     options: Option<&'a [u8]>,
     attrs: Option<&'a [u8]>,
     last_host: Option<&'a [u8]>,
+    snapshots: Option<&'a [u8]>,
+    bases: Option<&'a [u8]>,
     unknown: Vec<Section>,
 }
 
@@ -261,6 +280,8 @@ impl<'a> Sections<'a> {
             TAG_OPTIONS => &mut self.options,
             TAG_ATTRS => &mut self.attrs,
             TAG_LAST_HOST => &mut self.last_host,
+            TAG_SNAPSHOTS => &mut self.snapshots,
+            TAG_BASES => &mut self.bases,
             _ if tag & MUST_UNDERSTAND != 0 => return Err(FormatError::UnknownSection(tag)),
             _ => {
                 self.unknown.push(Section { tag, content: content.to_vec() });
@@ -294,6 +315,8 @@ impl<'a> Sections<'a> {
             })
         })?;
         let last_host = section(self.last_host, ShortText::decode)?;
+        let snapshots = self.snapshots.map(|s| section(Some(s), decode_snapshots)).transpose()?;
+        let bases = self.bases.map(|s| section(Some(s), decode_bases)).transpose()?;
         Ok(Superblock {
             volume,
             name,
@@ -307,6 +330,8 @@ impl<'a> Sections<'a> {
             options,
             attrs,
             last_host,
+            snapshots: snapshots.unwrap_or_default(),
+            bases: bases.unwrap_or_default(),
             unknown: self.unknown,
         })
     }
@@ -370,8 +395,46 @@ mod tests {
             options: StoredOptions { compression: Compression::Lz4, sync_remote: false },
             attrs: FileAttrs { mode: 0o640, uid: 107, gid: 108, created_ms: 1, modified_ms: 2 },
             last_host: ShortText::truncated("node1"),
+            snapshots: vec![],
+            bases: vec![],
             unknown: vec![],
         }
+    }
+
+    fn with_history() -> Superblock {
+        let seq = ObjectSeq::new;
+        let snapshot = Snapshot {
+            id: 7,
+            name: ShortText::truncated("monday"),
+            created_ms: 5,
+            size_bytes: 1 << 30,
+            checkpoint: CheckpointRef { seq: seq(20), covers: seq(18) },
+            at: seq(25),
+            protected: true,
+            for_clones: false,
+            clones: vec![UUID],
+        };
+        let other = Snapshot { id: 8, for_clones: true, clones: vec![], ..snapshot.clone() };
+        let far = Base { volume: UUID, snapshot: 3, at: seq(4), through: seq(6) };
+        let near = Base { snapshot: 9, at: seq(11), through: seq(11), ..far };
+        Superblock { snapshots: vec![snapshot, other], bases: vec![far, near], ..example() }
+    }
+
+    #[test]
+    fn history_is_kept() {
+        let bytes = with_history().encode().unwrap();
+        assert_eq!(Superblock::decode(&bytes), Ok(with_history()));
+        assert_damage_is_seen(&bytes, Superblock::decode);
+    }
+
+    #[test]
+    fn impossible_history_is_refused() {
+        let mut early = with_history();
+        early.snapshots[0].at = ObjectSeq::new(17);
+        Superblock::decode(&early.encode().unwrap()).expect_err("before its checkpoint");
+        let mut circle = with_history();
+        circle.bases.swap(0, 1);
+        Superblock::decode(&circle.encode().unwrap()).expect_err("numbers that go back");
     }
 
     fn reseal(bytes: &mut [u8]) {
@@ -479,7 +542,7 @@ mod tests {
         fn sealed_nonsense_is_refused_or_sound(
             changes in prop::collection::vec(any::<(usize, u8)>(), 1..4),
         ) {
-            let mut bytes = example().encode().unwrap();
+            let mut bytes = with_history().encode().unwrap();
             scribble(&mut bytes, SECTIONS_OFFSET, &changes);
             reseal(&mut bytes);
             if let Ok(decoded) = Superblock::decode(&bytes) {

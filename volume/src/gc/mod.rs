@@ -74,10 +74,13 @@ pub struct GcReport {
     pub objects: u64,
     /// Their bytes.
     pub stored_bytes: u64,
-    /// Bytes of data in objects that are not dead.
+    /// Bytes of data in objects that the head of the volume needs.
     pub data_bytes: u64,
     /// Of them those that the map points at.
     pub live_bytes: u64,
+    /// Bytes in the store that only snapshots need.
+    #[serde(default)]
+    pub snapshot_bytes: u64,
     /// Bytes of data that were moved.
     pub moved_bytes: u64,
     /// Objects that were deleted.
@@ -523,20 +526,23 @@ impl Cleaner {
 /// Whether so much is dead that it should not wait for the next checkpoint.
 fn is_much_dead(objects: &ObjectTable) -> bool {
     let dead = objects.dead().stored_bytes;
-    dead >= DEAD_BYTES && dead >= objects.total().stored_bytes / 3
+    let needed = objects.needed().stored_bytes + objects.pinned().stored_bytes;
+    dead >= DEAD_BYTES && dead >= (dead + needed) / 3
 }
 
 /// How things stand with the space of a volume.
 pub(crate) fn report(core: &Core) -> GcReport {
     let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let maps = core.maps.read();
-    let (total, health) = (maps.objects().total(), &core.health);
+    let (objects, health) = (maps.objects(), &core.health);
+    let (needed, pinned) = (objects.needed(), objects.pinned());
     GcReport {
         utilisation_percent: policy::utilisation(maps.objects()),
         objects: maps.objects().iter().len() as u64,
-        stored_bytes: total.stored_bytes,
-        data_bytes: (total.data_sectors - maps.objects().dead().data_sectors) * SECTOR_BYTES,
-        live_bytes: total.live_sectors * SECTOR_BYTES,
+        stored_bytes: needed.stored_bytes + pinned.stored_bytes + objects.dead().stored_bytes,
+        data_bytes: needed.data_sectors * SECTOR_BYTES,
+        live_bytes: needed.live_sectors * SECTOR_BYTES,
+        snapshot_bytes: pinned.stored_bytes,
         moved_bytes: load(&health.gc_moved_bytes),
         deleted_objects: load(&health.gc_deleted_objects),
         deleted_bytes: load(&health.gc_deleted_bytes),

@@ -14,16 +14,7 @@ pub(super) struct Victim {
 /// Share of the data of all objects that are needed to which the map still points, in percent;
 /// 100 if there is no data.
 pub(super) fn utilisation(objects: &ObjectTable) -> u64 {
-    percent(needed(objects))
-}
-
-fn needed(objects: &ObjectTable) -> Usage {
-    let (total, dead) = (objects.total(), objects.dead());
-    Usage {
-        data_sectors: total.data_sectors - dead.data_sectors,
-        stored_bytes: total.stored_bytes - dead.stored_bytes,
-        live_sectors: total.live_sectors - dead.live_sectors,
-    }
+    percent(objects.needed())
 }
 
 fn percent(usage: Usage) -> u64 {
@@ -46,7 +37,7 @@ pub(super) fn victims(
     newest: ObjectSeq,
     spared: impl Fn(ObjectSeq) -> bool,
 ) -> Vec<Victim> {
-    let mut sums = needed(objects);
+    let mut sums = objects.needed();
     if percent(sums) >= target {
         return Vec::new();
     }
@@ -56,6 +47,7 @@ pub(super) fn victims(
             let share = usage.live_sectors * 100;
             usage.dead_since.is_none()
                 && usage.data_sectors > 0
+                && !usage.is_of_base()
                 && share < usage.data_sectors * target
                 && *object <= newest
                 && !spared(*object)

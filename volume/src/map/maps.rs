@@ -130,13 +130,18 @@ impl Maps {
         Self { sectors, ..Self::default() }
     }
 
-    /// The map that a checkpoint describes, none of its leaves here.
-    pub fn of_checkpoint(checkpoint: &CheckpointHeader) -> Self {
-        let objects = ObjectTable::of_records(&checkpoint.objects);
-        let mapped_sectors = objects.total().live_sectors;
+    /// The map that a checkpoint describes, none of its leaves here. Objects up to `base_through`
+    /// belong to the base of a clone.
+    pub fn of_checkpoint(checkpoint: &CheckpointHeader, base_through: ObjectSeq) -> Self {
+        let objects = ObjectTable::of_records(&checkpoint.objects, base_through);
+        let mapped_sectors = objects.live_sectors();
         let clean = CleanMap::of_root(checkpoint.leaves.iter().copied(), mapped_sectors);
-        let sectors = checkpoint.stamp.size_sectors;
-        Self { dirty: DirtyMap::new(), clean, objects, sectors }
+        Self { dirty: DirtyMap::new(), clean, objects, sectors: checkpoint.sectors }
+    }
+
+    /// The same map, with another table of objects.
+    pub fn with_objects(self, objects: ObjectTable) -> Self {
+        Self { objects, ..self }
     }
 
     /// What of it is in the stream, which shares its leaves with the original.
@@ -626,10 +631,7 @@ mod tests {
             for (object, usage) in self.maps.objects().iter() {
                 assert_eq!(usage.live_sectors, live.get(&object.get()).copied().unwrap_or(0));
             }
-            assert_eq!(
-                self.maps.objects().total().live_sectors,
-                self.maps.clean().mapped_sectors()
-            );
+            assert_eq!(self.maps.objects().live_sectors(), self.maps.clean().mapped_sectors());
         }
     }
 

@@ -40,4 +40,4 @@ pub use dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 pub use leaf::{LEAF_SECTORS, Leaf, LeafIndex};
 pub use leaf_store::{LeafItem, LeafStore, StoredLeaf};
 pub use maps::{CommitExtent, CommitSource, MapPiece, Maps, Stopped};
-pub use object_table::{ObjectTable, ObjectUsage, Usage};
+pub use object_table::{ObjectTable, ObjectUsage, Pin, Usage};

@@ -6,8 +6,12 @@
 //! ```
 //! The live count follows the clean map: it rises where an extent is mapped to the object and
 //! falls where one is overwritten, trimmed or moved. It can therefore always be counted anew from
-//! the leaves. It never rises again from zero: only the object's own commit maps anything to it.
+//! the leaves. It never rises again from zero: only the object's own commit maps anything to it, and
+//! a rollback, to what a snapshot has kept.
 //! The cleaner chooses its victims by it.
+//!
+//! Two kinds of objects are kept, but are not the head's own: dead ones that a snapshot *pins*, and
+//! those of a clone's *base*, which belong to another volume. Neither is ever condemned here.
 
 use std::collections::BTreeMap;
 
@@ -28,12 +32,41 @@ pub struct ObjectUsage {
     /// Whether a checkpoint being written, or one before it, condemns it. It may be deleted only once
     /// the superblock names that checkpoint.
     pub condemned: bool,
+    class: Class,
+}
+
+/// Whose an object is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Class {
+    /// The head needs it.
+    #[default]
+    Needed,
+    /// Nobody needs it.
+    Dead,
+    /// Only snapshots need it.
+    Pinned,
+    /// It belongs to the base of a clone.
+    Base,
+}
+
+/// What a snapshot keeps: every object up to `through` that was needed at some time after `covers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pin {
+    /// The snapshot is entered at a checkpoint that covers this.
+    pub covers: ObjectSeq,
+    /// The last number that it may need.
+    pub through: ObjectSeq,
 }
 
 impl ObjectUsage {
     /// Whether it holds a part of the map that is needed.
     pub fn is_map(&self) -> bool {
         self.data_sectors == 0 && self.dead_since.is_none()
+    }
+
+    /// Whether it belongs to the base of a clone.
+    pub fn is_of_base(&self) -> bool {
+        self.class == Class::Base
     }
 }
 
@@ -52,10 +85,12 @@ pub struct Usage {
 #[derive(Clone, Debug, Default)]
 pub struct ObjectTable {
     objects: BTreeMap<ObjectSeq, ObjectUsage>,
-    /// Of all.
-    total: Usage,
-    /// Of those that are dead.
-    dead: Usage,
+    /// Sums by class.
+    sums: [Usage; 4],
+    /// By ascending `covers`, and so by ascending `through`.
+    pins: Vec<Pin>,
+    /// The last number of a clone's base.
+    base_through: ObjectSeq,
 }
 
 impl ObjectTable {
@@ -72,21 +107,99 @@ impl ObjectTable {
         });
     }
 
-    /// All objects as a checkpoint knows them.
-    pub fn of_records(records: &[ObjectRecord]) -> Self {
-        let mut table = Self::new();
+    /// All objects as a checkpoint knows them; those up to `base_through` are a base's.
+    pub fn of_records(records: &[ObjectRecord], base_through: ObjectSeq) -> Self {
+        let mut table = Self { base_through, ..Self::default() };
         for record in records {
-            table.change(record.seq, |usage| {
-                *usage = ObjectUsage {
-                    data_sectors: record.data_sectors,
-                    stored_bytes: record.stored_bytes,
-                    live_sectors: record.live_sectors,
-                    dead_since: record.dead_since,
-                    condemned: record.condemned,
-                };
-            });
+            // What is dead in a base is its own affair.
+            if record.seq > base_through || record.dead_since.is_none() {
+                table.put(record);
+            }
         }
         table
+    }
+
+    fn put(&mut self, record: &ObjectRecord) {
+        self.change(record.seq, |usage| {
+            *usage = ObjectUsage {
+                data_sectors: record.data_sectors,
+                stored_bytes: record.stored_bytes,
+                live_sectors: record.live_sectors,
+                dead_since: record.dead_since,
+                condemned: record.condemned,
+                class: Class::Needed,
+            };
+        });
+    }
+
+    /// Sets what snapshots keep.
+    pub fn set_pins(&mut self, mut pins: Vec<Pin>) {
+        pins.sort_unstable_by_key(|pin| pin.covers);
+        // Each also keeps what lies before it: so only the last one before a death matters.
+        let mut through = ObjectSeq::ZERO;
+        for pin in &mut pins {
+            through = through.max(pin.through);
+            pin.through = through;
+        }
+        if self.pins == pins {
+            return;
+        }
+        self.pins = pins;
+        let dead = self.objects.iter().filter(|(_, usage)| usage.dead_since.is_some());
+        for object in dead.map(|(&object, _)| object).collect::<Vec<_>>() {
+            // Classed anew.
+            self.change(object, |_| ());
+        }
+    }
+
+    /// What snapshots keep.
+    pub fn pins(&self) -> &[Pin] {
+        &self.pins
+    }
+
+    fn is_pinned(&self, object: ObjectSeq, dead_since: ObjectSeq) -> bool {
+        let before = self.pins.partition_point(|pin| pin.covers < dead_since);
+        let last = before.checked_sub(1).and_then(|last| self.pins.get(last));
+        last.is_some_and(|pin| object <= pin.through)
+    }
+
+    /// Makes this the table of a volume that was rolled back, at the commit of `now`, to the moment
+    /// when `then` was true; `held` says which objects hold leaves of the map that it had.
+    ///
+    /// # Errors
+    /// An object that was needed then is gone.
+    pub fn roll_back(
+        &mut self,
+        then: &Self,
+        held: impl Fn(ObjectSeq) -> bool,
+        now: ObjectSeq,
+    ) -> Result<(), ObjectSeq> {
+        let lost = then.objects.iter().find(|(object, usage)| {
+            let here = self.objects.get(object);
+            usage.live_sectors > 0
+                && usage.class != Class::Base
+                && here.is_none_or(|here| here.condemned)
+        });
+        if let Some((object, _)) = lost {
+            return Err(*object);
+        }
+        for (object, usage) in &then.objects {
+            if usage.class == Class::Base && !self.objects.contains_key(object) {
+                self.change(*object, |here| *here = *usage);
+            }
+        }
+        for object in self.objects.keys().copied().collect::<Vec<_>>() {
+            let live_sectors = then.live(object);
+            self.change(object, |usage| {
+                usage.live_sectors = live_sectors;
+                if live_sectors > 0 || held(object) {
+                    usage.dead_since = None;
+                } else if usage.data_sectors > 0 {
+                    usage.dead_since.get_or_insert(now);
+                }
+            });
+        }
+        Ok(())
     }
 
     /// Whether the map may point at the sectors of `object` before `end`.
@@ -95,10 +208,23 @@ impl ObjectTable {
         usage.is_some_and(|usage| usage.dead_since.is_none() && end <= usage.data_sectors)
     }
 
+    /// Whether `object` is in the store and will stay until it is condemned.
+    pub fn is_kept(&self, object: ObjectSeq) -> bool {
+        self.objects.get(&object).is_some_and(|usage| !usage.condemned)
+    }
+
+    /// Whether this is a number of a base.
+    pub fn is_base_number(&self, object: ObjectSeq) -> bool {
+        object <= self.base_through
+    }
+
     /// Counts `sectors` more of `object` as live.
     pub fn gained(&mut self, object: ObjectSeq, sectors: u64) {
-        self.objects.entry(object).or_default().live_sectors += sectors;
-        self.total.live_sectors += sectors;
+        let usage = self.objects.entry(object).or_default();
+        usage.live_sectors += sectors;
+        if let Some(sum) = self.sums.get_mut(usage.class as usize) {
+            sum.live_sectors += sectors;
+        }
     }
 
     /// Counts `sectors` fewer of `object` as live, by the commit of `change`.
@@ -107,8 +233,11 @@ impl ObjectTable {
         debug_assert!(usage.live_sectors >= sectors, "{object}: {usage:?} loses {sectors}");
         let sectors = sectors.min(usage.live_sectors);
         usage.live_sectors -= sectors;
-        self.total.live_sectors -= sectors;
-        if usage.live_sectors == 0 {
+        let is_dead = usage.live_sectors == 0;
+        if let Some(sum) = self.sums.get_mut(usage.class as usize) {
+            sum.live_sectors -= sectors;
+        }
+        if is_dead {
             self.bury(object, change);
         }
     }
@@ -129,10 +258,21 @@ impl ObjectTable {
         }
     }
 
-    /// Condemns what is dead at `covers`; what was condemned before stays so.
+    /// Condemns what is dead at `covers`; what was condemned before stays so. Forgets what is dead of
+    /// a base.
     pub fn condemn(&mut self, covers: ObjectSeq) {
-        for usage in self.objects.values_mut() {
-            usage.condemned |= usage.dead_since.is_some_and(|since| since <= covers);
+        let mut of_base = Vec::new();
+        for (object, usage) in &mut self.objects {
+            match usage.class {
+                Class::Dead => {
+                    usage.condemned |= usage.dead_since.is_some_and(|since| since <= covers);
+                }
+                Class::Base if usage.dead_since.is_some() => of_base.push(*object),
+                _ => {}
+            }
+        }
+        for object in of_base {
+            self.forget(object);
         }
     }
 
@@ -144,9 +284,8 @@ impl ObjectTable {
     /// Drops an object that is gone from the store.
     pub fn forget(&mut self, object: ObjectSeq) -> Option<ObjectUsage> {
         let usage = self.objects.remove(&object)?;
-        self.total.take(&usage);
-        if usage.dead_since.is_some() {
-            self.dead.take(&usage);
+        if let Some(sum) = self.sums.get_mut(usage.class as usize) {
+            sum.take(&usage);
         }
         Some(usage)
     }
@@ -184,23 +323,67 @@ impl ObjectTable {
             .collect()
     }
 
-    /// The sums over all objects.
-    pub fn total(&self) -> Usage {
-        self.total
+    /// The sums over those that the head needs, the base's left out.
+    pub fn needed(&self) -> Usage {
+        self.sum(Class::Needed)
     }
 
-    /// The sums over the dead ones.
+    /// The sums over those that nobody needs.
     pub fn dead(&self) -> Usage {
-        self.dead
+        self.sum(Class::Dead)
+    }
+
+    /// The sums over those that only snapshots need.
+    pub fn pinned(&self) -> Usage {
+        self.sum(Class::Pinned)
+    }
+
+    /// The sums over those of a base that the head needs.
+    pub fn of_base(&self) -> Usage {
+        self.sum(Class::Base)
+    }
+
+    /// Sectors that the map points at.
+    pub fn live_sectors(&self) -> u64 {
+        self.sums.iter().map(|sum| sum.live_sectors).sum()
+    }
+
+    /// Bytes that would come free if what `pins` keep, one pin for each snapshot, were kept by all but
+    /// one of them: for each of them.
+    pub fn exclusive_bytes(&self, pins: &[Pin]) -> Vec<u64> {
+        let mut bytes = vec![0; pins.len()];
+        let pinned = self.objects.iter().filter(|(_, usage)| usage.class == Class::Pinned);
+        for (object, usage) in pinned {
+            let Some(since) = usage.dead_since else { continue };
+            let keeps = |pin: &Pin| pin.covers < since && *object <= pin.through;
+            let mut keepers = (0..).zip(pins).filter(|(_, pin)| keeps(pin)).map(|(nth, _)| nth);
+            if let (Some(only), None) = (keepers.next(), keepers.next())
+                && let Some(bytes) = bytes.get_mut::<usize>(only)
+            {
+                *bytes += usage.stored_bytes;
+            }
+        }
+        bytes
+    }
+
+    fn sum(&self, class: Class) -> Usage {
+        self.sums.get(class as usize).copied().unwrap_or_default()
     }
 
     /// Changes an object, and the sums with it.
     fn change(&mut self, object: ObjectSeq, change: impl FnOnce(&mut ObjectUsage)) {
         let mut usage = self.forget(object).unwrap_or_default();
         change(&mut usage);
-        self.total.put(&usage);
-        if usage.dead_since.is_some() {
-            self.dead.put(&usage);
+        usage.class = match usage.dead_since {
+            _ if object <= self.base_through => Class::Base,
+            None => Class::Needed,
+            Some(since) if self.is_pinned(object, since) => Class::Pinned,
+            Some(_) => Class::Dead,
+        };
+        // Not announced yet, for what a snapshot keeps was not condemned when it was made.
+        usage.condemned &= usage.class == Class::Dead;
+        if let Some(sum) = self.sums.get_mut(usage.class as usize) {
+            sum.put(&usage);
         }
         self.objects.insert(object, usage);
     }
@@ -246,11 +429,11 @@ mod tests {
         let mut table = table();
         table.freed(A, 30, C);
         assert_eq!((table.live(A), table.live(B)), (70, 50));
-        assert_eq!(table.total(), usage(150, 7000, 120));
+        assert_eq!((table.needed(), table.live_sectors()), (usage(150, 7000, 120), 120));
         table.add(A, 100, 5000);
         assert_eq!(table.live(A), 70, "adding again changes nothing");
         assert_eq!(table.forget(B).map(|u| u.live_sectors), Some(50));
-        assert_eq!(table.total(), usage(100, 5000, 70));
+        assert_eq!(table.needed(), usage(100, 5000, 70));
         assert_eq!(table.iter().len(), 1);
     }
 
@@ -258,14 +441,14 @@ mod tests {
     fn what_nothing_points_at_is_dead_from_then_on() {
         let mut table = table();
         table.freed(A, 100, C);
-        assert_eq!((table.total(), table.dead()), (usage(150, 7000, 50), usage(100, 5000, 0)));
+        assert_eq!((table.needed(), table.dead()), (usage(50, 2000, 50), usage(100, 5000, 0)));
         // The commit that killed it is not covered yet.
         table.condemn(B);
         assert_eq!(table.condemned().count(), 0);
         table.condemn(C);
         assert_eq!(table.condemned().collect::<Vec<_>>(), [A]);
         table.forget(A);
-        assert_eq!((table.total(), table.dead()), (usage(50, 2000, 50), usage(0, 0, 0)));
+        assert_eq!((table.needed(), table.dead()), (usage(50, 2000, 50), usage(0, 0, 0)));
     }
 
     #[test]
@@ -283,9 +466,9 @@ mod tests {
         let mut table = table();
         table.freed(A, 100, B);
         table.condemn(B);
-        let again = ObjectTable::of_records(&table.records(B));
+        let again = ObjectTable::of_records(&table.records(B), ObjectSeq::ZERO);
         assert!(again.iter().eq(table.iter()));
-        assert_eq!((again.total(), again.dead()), (table.total(), table.dead()));
+        assert_eq!((again.needed(), again.dead()), (table.needed(), table.dead()));
         assert_eq!(table.records(A).len(), 1);
     }
 
@@ -295,5 +478,65 @@ mod tests {
         assert!(table.is_needed(A, 100) && !table.is_needed(A, 101) && !table.is_needed(C, 1));
         table.freed(A, 100, C);
         assert!(!table.is_needed(A, 1) && table.is_needed(B, 50));
+    }
+
+    #[test]
+    fn what_was_needed_after_a_snapshot_began_is_pinned() {
+        let seq = ObjectSeq::new;
+        let mut table = table();
+        table.freed(A, 100, seq(10));
+        table.set_pins(vec![Pin { covers: seq(9), through: seq(9) }]);
+        table.condemn(seq(20));
+        assert_eq!((table.condemned().count(), table.pinned()), (0, usage(100, 5000, 0)));
+        assert_eq!(table.dead(), usage(0, 0, 0));
+        table.set_pins(vec![Pin { covers: seq(10), through: seq(12) }]);
+        table.condemn(seq(20));
+        assert_eq!(table.condemned().collect::<Vec<_>>(), [A], "dead before that one began");
+    }
+
+    #[test]
+    fn a_death_between_two_snapshots_is_the_older_ones_affair() {
+        let seq = ObjectSeq::new;
+        let mut table = table();
+        table.freed(A, 100, seq(10));
+        table.freed(B, 50, seq(30));
+        let pin = |at| Pin { covers: seq(at), through: seq(at) };
+        let pins = [pin(5), pin(20)];
+        table.set_pins(pins.to_vec());
+        assert_eq!(table.pinned(), usage(150, 7000, 0));
+        assert_eq!(table.exclusive_bytes(&pins), [5000, 0], "B is kept by both");
+        table.set_pins(vec![pin(20)]);
+        assert_eq!((table.pinned(), table.dead()), (usage(50, 2000, 0), usage(100, 5000, 0)));
+    }
+
+    #[test]
+    fn a_rollback_takes_back_what_a_snapshot_kept() {
+        let seq = ObjectSeq::new;
+        let then = table();
+        let mut table = table();
+        table.set_pins(vec![Pin { covers: seq(5), through: seq(5) }]);
+        let late = seq(7);
+        table.add(late, 10, 900);
+        table.gained(late, 10);
+        table.freed(A, 90, seq(8));
+        table.freed(A, 10, seq(9));
+        table.roll_back(&then, |_| false, seq(20)).unwrap();
+        assert_eq!((table.live(A), table.live(B), table.live(late)), (100, 50, 0));
+        assert_eq!((table.needed(), table.dead()), (usage(150, 7000, 150), usage(10, 900, 0)));
+        table.forget(A);
+        assert_eq!(table.roll_back(&then, |_| false, seq(21)), Err(A));
+    }
+
+    #[test]
+    fn what_is_a_bases_is_not_condemned_and_not_counted() {
+        let mut base = table();
+        base.add(C, 10, 900);
+        base.settle(C);
+        let mut clone = ObjectTable::of_records(&base.records(C), C);
+        assert_eq!((clone.needed(), clone.of_base()), (usage(0, 0, 0), usage(150, 7000, 150)));
+        assert_eq!(clone.live_sectors(), 150);
+        clone.freed(A, 100, ObjectSeq::new(10));
+        clone.condemn(ObjectSeq::new(10));
+        assert_eq!((clone.condemned().count(), clone.iter().len()), (0, 1), "A is forgotten");
     }
 }

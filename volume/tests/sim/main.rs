@@ -27,6 +27,7 @@ mod damage;
 mod failpoints;
 mod follow;
 mod hosts;
+mod model;
 mod oracle;
 mod platform;
 mod pursuit;

@@ -1,0 +1,200 @@
+//! Clones: volumes whose history begins with a snapshot of another one.
+//!
+//! A clone's stream goes on with the numbers of its base's, so everything that points into the base
+//! is good as it is: nothing is copied, and cached frames are shared. Steps, in this order:
+//!
+//! ```text
+//!   snapshot in the base ---> the clone in its list of clones ---> the clone's superblock ---> its name
+//! ```
+//! Who dies in between leaves an entry in the list that no superblock belongs to. Before such an entry
+//! is dropped, an empty object takes the place of the superblock, so that whoever is still at making it
+//! fails.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use lsvd_store::{ObjectStore, StoreError};
+use uuid::Uuid;
+
+use super::kept;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::{Base, FileAttrs, ShortText, Snapshot, Superblock, VolumeState};
+use crate::info::VolumeInfo;
+use crate::keys;
+use crate::name::VolumeName;
+use crate::superblock_cell::SuperblockCell;
+use crate::units::Epoch;
+
+impl Engine {
+    /// Makes a volume that begins as the snapshot of another one; without a snapshot as that volume
+    /// is now, which must be open for writing here.
+    ///
+    /// # Errors
+    /// There is no such volume or snapshot, the new name is taken, or the store fails.
+    pub fn clone_volume(
+        &self,
+        name: &VolumeName,
+        snapshot: Option<&VolumeName>,
+        new: &VolumeName,
+        attrs: FileAttrs,
+    ) -> Result<VolumeInfo> {
+        self.check_may_write(name)?;
+        let uuid = self.fresh_uuid();
+        let found = match snapshot {
+            Some(snapshot) => self.snapshot(name, snapshot)?,
+            None => {
+                let open = self.opened(name).ok_or_else(|| Error::ReadOnly(name.to_string()))?;
+                let text = format!("clone-{}", uuid.simple());
+                open.keep_this_moment(&VolumeName::new(&text)?, true)?
+            }
+        };
+        self.clone_at(name, &found, new, uuid, attrs)
+    }
+
+    /// Makes a volume that begins with `found`, a snapshot in the superblock of `name`.
+    pub(super) fn clone_at(
+        &self,
+        name: &VolumeName,
+        found: &Snapshot,
+        new: &VolumeName,
+        uuid: Uuid,
+        attrs: FileAttrs,
+    ) -> Result<VolumeInfo> {
+        let _alone = self.transition(new)?;
+        let cell = self.cell(name)?;
+        match self.catalog.find(new) {
+            Err(Error::NoSuchVolume(_)) => {}
+            found => return found.and(Err(Error::VolumeExists(new.to_string()))),
+        }
+        self.step("clone.pin")?;
+        cell.update(|superblock| {
+            let mut all = superblock.snapshots.iter_mut();
+            let kept =
+                all.find(|kept| kept.id == found.id).ok_or_else(|| Error::NoSuchSnapshot {
+                    volume: name.to_string(),
+                    snapshot: found.name.as_str().to_owned(),
+                })?;
+            if !kept.clones.contains(&uuid) {
+                kept.clones.push(uuid);
+            }
+            Ok(())
+        })?;
+        self.step("clone.pinned")?;
+        let base = cell.get();
+        let mut bases = base.bases.clone();
+        let (at, through) = (found.at, found.through());
+        // Of a clone that has written nothing yet, the snapshot lies in its base.
+        bases.retain(|farther| farther.through < through);
+        bases.push(Base { volume: base.volume, snapshot: found.id, at, through });
+        let superblock = Superblock {
+            volume: uuid,
+            name: ShortText::truncated(new.as_str()),
+            generation: 1,
+            state: VolumeState::Live,
+            size_bytes: found.size_bytes,
+            epoch: Epoch::ZERO,
+            committed: through,
+            checkpoint: Some(found.checkpoint),
+            previous_checkpoint: None,
+            options: base.options,
+            attrs,
+            last_host: ShortText::truncated(&self.host_name()),
+            snapshots: Vec::new(),
+            bases,
+            unknown: Vec::new(),
+        };
+        match self.catalog.create(superblock) {
+            Ok(made) => Ok(self.describe(&made)),
+            Err(error) => {
+                // What cannot be undone now is an orphan, which later deletions find.
+                if let Err(left) = self.drop_orphans(name, found) {
+                    log::warn!("{name}: an entry for a clone that was not made stays: {left}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Drops clones of a snapshot that were never made, or are gone.
+    pub(super) fn drop_orphans(&self, name: &VolumeName, found: &Snapshot) -> Result<()> {
+        let cell = self.cell(name)?;
+        let store = self.catalog.store();
+        let now = cell.get();
+        let listed = now.snapshots.iter().find(|kept| kept.id == found.id);
+        for clone in listed.map(|kept| kept.clones.clone()).unwrap_or_default() {
+            if !is_there(store, clone)? {
+                drop_clone(&cell, found.id, clone)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails if a volume has snapshots: they would go with it.
+    pub(crate) fn check_no_snapshots(
+        &self,
+        name: &VolumeName,
+        cell: &SuperblockCell,
+    ) -> Result<()> {
+        for snapshot in cell.get().snapshots {
+            self.drop_orphans_in(cell, &snapshot)?;
+        }
+        let left = cell.get().snapshots;
+        let Some(first) = left.first() else { return Ok(()) };
+        let clones: usize = left.iter().map(|snapshot| snapshot.clones.len()).sum();
+        let snapshot = VolumeName::new(first.name.as_str())?;
+        let by = match clones {
+            0 => format!("of {} snapshots this is one; delete them first", left.len()),
+            _ => format!("{clones} clones need its snapshots; delete or flatten them first"),
+        };
+        Err(kept(name, &snapshot, by))
+    }
+
+    fn drop_orphans_in(&self, cell: &SuperblockCell, found: &Snapshot) -> Result<()> {
+        for clone in &found.clones {
+            if !is_there(self.catalog.store(), *clone)? {
+                drop_clone(cell, found.id, *clone)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a clone exists. If not, it never will.
+fn is_there(store: &Arc<dyn ObjectStore>, clone: Uuid) -> Result<bool> {
+    if SuperblockCell::open(store, clone)?.is_some() {
+        return Ok(true);
+    }
+    match store.create(&keys::superblock(clone)?, &[IoSlice::new(&[])]) {
+        Ok(()) => Ok(false),
+        // It was made at this moment, or this is the second look.
+        Err(StoreError::AlreadyExists { .. }) => Ok(SuperblockCell::open(store, clone)?.is_some()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Takes a clone from a snapshot's list; a snapshot that is there for clones goes with its last.
+fn drop_clone(cell: &SuperblockCell, snapshot: u64, clone: Uuid) -> Result<()> {
+    cell.update(|superblock| {
+        let mut all = superblock.snapshots.iter_mut();
+        if let Some(kept) = all.find(|kept| kept.id == snapshot) {
+            kept.clones.retain(|listed| *listed != clone);
+        }
+        superblock.snapshots.retain(|kept| {
+            kept.id != snapshot || !kept.for_clones || !kept.clones.is_empty() || kept.protected
+        });
+        Ok(())
+    })
+}
+
+/// Tells the base of a clone that the clone needs it no more.
+pub(crate) fn release_base(store: &Arc<dyn ObjectStore>, clone: &Superblock) -> Result<()> {
+    let Some(base) = clone.bases.last() else { return Ok(()) };
+    match SuperblockCell::open(store, base.volume)? {
+        Some(cell) => match drop_clone(&cell, base.snapshot, clone.volume) {
+            Err(Error::Deleted(_)) => Ok(()),
+            dropped => dropped,
+        },
+        None => Ok(()),
+    }
+}

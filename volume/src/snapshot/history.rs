@@ -1,0 +1,174 @@
+//! Clones of any moment of a volume's history that was not collected since.
+//!
+//! What a store still holds of the past is what nobody has deleted yet: objects that the head needs,
+//! that snapshots pin, or that wait for their deletion to be announced. A moment can be had if there is
+//! a checkpoint before it and every object after that, and none that it needs is gone or condemned. It
+//! is then kept as any snapshot is, by an entry in the superblock.
+
+use uuid::Uuid;
+
+use super::{ATTEMPTS, kept};
+use crate::checkpoint::read_checkpoint;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::{CheckpointRef, FileAttrs, ShortText, Snapshot, Superblock};
+use crate::info::VolumeInfo;
+use crate::leaf_loader::LeafLoader;
+use crate::map::ObjectTable;
+use crate::name::VolumeName;
+use crate::recover::{StreamState, pins};
+use crate::stream::Stream;
+use crate::units::{ObjectSeq, SECTOR_BYTES};
+
+/// A moment of a volume's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// When this object was committed.
+    Object(ObjectSeq),
+    /// At this time, in milliseconds since 1970: what had been uploaded by then.
+    Time(u64),
+}
+
+impl Engine {
+    /// Makes a volume that begins as another one was at some moment.
+    ///
+    /// # Errors
+    /// That moment cannot be had any more, the new name is taken, or the store fails.
+    pub fn clone_moment(
+        &self,
+        name: &VolumeName,
+        moment: Moment,
+        new: &VolumeName,
+        attrs: FileAttrs,
+    ) -> Result<VolumeInfo> {
+        self.check_may_write(name)?;
+        let uuid = self.fresh_uuid();
+        let found = self.keep_moment(name, moment, uuid)?;
+        self.clone_at(name, &found, new, uuid, attrs)
+    }
+
+    fn keep_moment(&self, name: &VolumeName, moment: Moment, uuid: Uuid) -> Result<Snapshot> {
+        let gone = || {
+            let moment = match moment {
+                Moment::Object(seq) => format!("object {seq}"),
+                Moment::Time(ms) => format!("{ms} ms since 1970"),
+            };
+            let by =
+                format!("its history at {moment} was not written yet, or is collected already");
+            Error::NoSuchMoment { volume: name.to_string(), detail: by }
+        };
+        for _ in 0..ATTEMPTS {
+            let cell = self.cell(name)?;
+            let superblock = cell.get();
+            let newest = superblock.checkpoint.ok_or_else(gone)?;
+            let stream = self.stream_of(name, &superblock);
+            let state = find(&stream, &superblock, moment)?.ok_or_else(gone)?;
+            let checkpoint = state.entered.ok_or_else(gone)?;
+            let open = self.opened(name);
+            let known = read_checkpoint(&stream, newest.seq)?;
+            let known = ObjectTable::of_records(&known.objects, stream.base_through());
+            let mut made = None;
+            self.step("history.begin")?;
+            cell.try_update(|now| {
+                if now.checkpoint != Some(newest) {
+                    return Ok(false);
+                }
+                let all_there = match &open {
+                    Some(open) => is_there(&state, open.core.maps.read().objects()),
+                    None => is_there(&state, &known),
+                };
+                if !all_there {
+                    return Err(gone());
+                }
+                let snapshot = Snapshot {
+                    id: uuid.as_u128() as u64,
+                    name: ShortText::truncated(&format!("clone-{}", uuid.simple())),
+                    created_ms: self.unix_millis(),
+                    size_bytes: state.maps.sectors() * SECTOR_BYTES,
+                    checkpoint,
+                    at: state.committed(),
+                    protected: false,
+                    for_clones: true,
+                    clones: Vec::new(),
+                };
+                now.snapshots.push(snapshot.clone());
+                made = Some(snapshot);
+                Ok(true)
+            })?;
+            if let Some(made) = made {
+                if let Some(open) = open {
+                    open.core.maps.write().objects_mut().set_pins(pins(&cell.get()));
+                }
+                return Ok(made);
+            }
+        }
+        let snapshot = VolumeName::new("history")?;
+        Err(kept(name, &snapshot, "checkpoints come faster than it can be read".to_owned()))
+    }
+}
+
+/// The state at a moment; `None` if it cannot be had.
+fn find(stream: &Stream, superblock: &Superblock, moment: Moment) -> Result<Option<StreamState>> {
+    let Some(entry) = last_checkpoint(stream, superblock, moment)? else { return Ok(None) };
+    let loader = LeafLoader::of_stream(stream);
+    let mut state = StreamState::at_checkpoint(stream, entry, &loader)?;
+    loop {
+        let is_it = match moment {
+            Moment::Object(last) => state.committed() >= last,
+            Moment::Time(_) => false,
+        };
+        if is_it {
+            break;
+        }
+        let found = match stream.find(state.next)? {
+            Some(found) => found,
+            // The end of the stream; of an object that is asked for by number it is too early.
+            None => return Ok(matches!(moment, Moment::Time(_)).then_some(state)),
+        };
+        if let Moment::Time(ms) = moment
+            && found.header.stamp().written_ms > ms
+        {
+            break;
+        }
+        state.apply(stream, &found)?;
+    }
+    Ok(Some(state))
+}
+
+/// The newest checkpoint that is not after the moment, of those that are still there.
+fn last_checkpoint(
+    stream: &Stream,
+    superblock: &Superblock,
+    moment: Moment,
+) -> Result<Option<CheckpointRef>> {
+    let Some(newest) = superblock.checkpoint else { return Ok(None) };
+    let known = read_checkpoint(stream, newest.seq)?;
+    let of_map = known.objects.iter().filter(|object| object.data_sectors == 0);
+    let mut candidates: Vec<ObjectSeq> = of_map.map(|object| object.seq).collect();
+    candidates.extend(superblock.snapshots.iter().map(|snapshot| snapshot.checkpoint.seq));
+    candidates.push(newest.seq);
+    candidates.sort_unstable();
+    candidates.dedup();
+    for seq in candidates.into_iter().rev() {
+        // It may be void, or collected meanwhile.
+        let Ok(header) = read_checkpoint(stream, seq) else { continue };
+        let is_before = match moment {
+            Moment::Object(last) => header.covers <= last,
+            Moment::Time(ms) => header.stamp.written_ms <= ms,
+        };
+        if is_before {
+            return Ok(Some(CheckpointRef { seq, covers: header.covers }));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether nothing that the map of a moment needs is gone, or may be deleted.
+fn is_there(then: &StreamState, now: &ObjectTable) -> bool {
+    let data = then.maps.objects().iter().filter(|(_, usage)| usage.live_sectors > 0);
+    let data = data.filter(|(_, usage)| !usage.is_of_base()).map(|(object, _)| object);
+    let held = then.root.held();
+    let entered = then.entered.map(|checkpoint| checkpoint.seq);
+    let map = held.keys().copied().chain(entered).filter(|seq| !now.is_base_number(*seq));
+    data.chain(map).all(|object| now.is_kept(object))
+}

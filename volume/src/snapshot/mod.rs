@@ -1,0 +1,301 @@
+//! Snapshots: points of a volume's history that are kept.
+//!
+//! ```text
+//!   stream   1 2 3 4 [5] 6 7 8 9 10 11        superblock: "monday" = checkpoint 5, and up to 8
+//!                     |        |
+//!                     |        +- `at`: the last object that the snapshot contains
+//!                     +- the checkpoint that it is entered at
+//! ```
+//! * A snapshot is an entry in the superblock and nothing else: whoever reads it enters at its
+//!   checkpoint and rolls forward to its last object. What it needs is pinned: what dies later than
+//!   the checkpoint's `covers`, of the numbers up to its last, is not condemned.
+//! * A checkpoint may be under way that does not know of it and condemns what it needs. So naming one
+//!   in the superblock is conditional on there being no snapshots but those it was made with.
+//! * It contains every write acknowledged before it was asked for, and none without all before it.
+
+mod clone;
+mod history;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::{ShortText, Snapshot, Superblock};
+use crate::map::{ObjectTable, Pin};
+use crate::name::VolumeName;
+use crate::recover::pins;
+use crate::superblock_cell::SuperblockCell;
+use crate::units::SECTOR_BYTES;
+use crate::volume::Volume;
+
+pub(crate) use clone::release_base;
+pub use history::Moment;
+
+/// How often it is looked whether a checkpoint has come.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How often a snapshot is tried again because the volume moved on.
+const ATTEMPTS: usize = 16;
+
+/// What is shown of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SnapshotInfo {
+    /// Its name.
+    pub name: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Size of the volume then, in bytes.
+    pub size_bytes: u64,
+    /// The last object of the stream that it contains.
+    pub object: u64,
+    /// Bytes in the store that would come free with it alone.
+    pub exclusive_bytes: u64,
+    /// Whether it must not be deleted.
+    pub protected: bool,
+    /// Whether it goes with its last clone.
+    pub for_clones: bool,
+    /// How many volumes are clones of it.
+    pub clones: u64,
+}
+
+impl Volume {
+    /// Keeps the volume as it is now. Returns when that is safe in the store.
+    ///
+    /// # Errors
+    /// There is one of that name, or the volume cannot be written, or the store fails.
+    pub fn create_snapshot(&self, name: &VolumeName) -> Result<()> {
+        self.keep_this_moment(name, false).map(drop)
+    }
+
+    /// As [`Self::create_snapshot`]; `for_clones` says that it goes with its last clone.
+    pub(crate) fn keep_this_moment(&self, name: &VolumeName, for_clones: bool) -> Result<Snapshot> {
+        let writer = self.writer()?;
+        let core = &self.core;
+        check_free(&core.superblock.get(), name)?;
+        self.flush_to_store()?;
+        if core.superblock.get().checkpoint.is_none() {
+            let asked = writer.orders.checkpoint(false);
+            writer.log.wake_tail();
+            while !writer.orders.wait_checkpoint(asked, TICK) {
+                if writer.orders.ended() {
+                    return Err(core.end_cause());
+                }
+            }
+        }
+        let id = core.platform.random() as u64;
+        let created_ms = core.platform.unix_millis();
+        core.step("snapshot.begin")?;
+        for _ in 0..ATTEMPTS {
+            let (at, sectors) = writer.orders.committed_state();
+            let mut made = None;
+            core.superblock.try_update(|superblock| {
+                check_free(superblock, name)?;
+                // A newer checkpoint says nothing of this moment, and may have condemned what it needs.
+                let entered = superblock.checkpoint.filter(|entered| entered.covers <= at);
+                let Some(checkpoint) = entered else { return Ok(false) };
+                let snapshot = Snapshot {
+                    id,
+                    name: ShortText::truncated(name.as_str()),
+                    created_ms,
+                    size_bytes: sectors * SECTOR_BYTES,
+                    checkpoint,
+                    at,
+                    protected: false,
+                    for_clones,
+                    clones: Vec::new(),
+                };
+                superblock.snapshots.push(snapshot.clone());
+                made = Some(snapshot);
+                Ok(true)
+            })?;
+            if let Some(made) = made {
+                core.step("snapshot.made")?;
+                core.maps.write().objects_mut().set_pins(pins(&core.superblock.get()));
+                return Ok(made);
+            }
+        }
+        let by = "checkpoints come faster than a snapshot can be made; try again".to_owned();
+        Err(Error::InUse { volume: self.name(), by })
+    }
+}
+
+impl Engine {
+    /// The snapshots of a volume, the oldest first.
+    ///
+    /// # Errors
+    /// There is no such volume, or the store fails.
+    pub fn snapshots(&self, name: &VolumeName) -> Result<Vec<SnapshotInfo>> {
+        let cell = self.cell(name)?;
+        let superblock = cell.get();
+        if superblock.snapshots.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pins = pins(&superblock);
+        let count = |objects: &ObjectTable| objects.exclusive_bytes(&pins);
+        let exclusive = match self.opened(name) {
+            Some(open) => count(open.core.maps.read().objects()),
+            None => count(&self.objects_at_checkpoint(name, &superblock, pins.clone())?),
+        };
+        let all = superblock.snapshots.iter().zip(exclusive);
+        Ok(all.map(|(snapshot, exclusive)| info(snapshot, exclusive)).collect())
+    }
+
+    /// What the newest checkpoint of a volume that is not open knows of its objects.
+    fn objects_at_checkpoint(
+        &self,
+        name: &VolumeName,
+        superblock: &Superblock,
+        pins: Vec<Pin>,
+    ) -> Result<ObjectTable> {
+        let Some(newest) = superblock.checkpoint else { return Ok(ObjectTable::new()) };
+        let stream = self.stream_of(name, superblock);
+        let header = crate::checkpoint::read_checkpoint(&stream, newest.seq)?;
+        let mut objects = ObjectTable::of_records(&header.objects, stream.base_through());
+        objects.set_pins(pins);
+        Ok(objects)
+    }
+
+    /// Deletes a snapshot; the room that it alone took up comes back with the next checkpoints.
+    ///
+    /// # Errors
+    /// There is none of that name, it is protected, in use or has clones, or the store fails.
+    pub fn delete_snapshot(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<()> {
+        let found = self.snapshot(name, snapshot)?;
+        if self.is_viewed(found.id) {
+            let by = "its file is open".to_owned();
+            return Err(kept(name, snapshot, by));
+        }
+        self.drop_orphans(name, &found)?;
+        self.change_snapshot(name, snapshot, |superblock, nth| {
+            let found = superblock.snapshots.get(nth);
+            if found.is_some_and(|found| found.protected) {
+                let by = "it is protected (`lsvd-fuse snapshot unprotect` changes that)".to_owned();
+                return Err(kept(name, snapshot, by));
+            }
+            if let Some(clones) = found.map(|found| found.clones.len()).filter(|n| *n > 0) {
+                let by = format!("it has {clones} clones; delete or flatten them first");
+                return Err(kept(name, snapshot, by));
+            }
+            superblock.snapshots.remove(nth);
+            Ok(())
+        })
+    }
+
+    /// Says whether a snapshot must not be deleted.
+    ///
+    /// # Errors
+    /// There is none of that name, or the store fails.
+    pub fn protect_snapshot(
+        &self,
+        name: &VolumeName,
+        snapshot: &VolumeName,
+        protected: bool,
+    ) -> Result<()> {
+        self.change_snapshot(name, snapshot, |superblock, nth| {
+            if let Some(found) = superblock.snapshots.get_mut(nth) {
+                found.protected = protected;
+            }
+            Ok(())
+        })
+    }
+
+    /// Opens a snapshot for reading.
+    ///
+    /// # Errors
+    /// There is none of that name, it is damaged, or the store fails.
+    pub fn open_snapshot(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<Arc<Volume>> {
+        let _alone = self.transition(name)?;
+        let found = self.snapshot(name, snapshot)?;
+        let cell = self.catalog.find(name)?;
+        let volume = Arc::new(self.opening(name, cell).frozen(&found)?);
+        self.note_view(found.id, &volume);
+        Ok(volume)
+    }
+
+    /// Makes a volume what it was when a snapshot was made. What was written since is in its history
+    /// no more, unless another snapshot has it.
+    ///
+    /// # Errors
+    /// The volume is open, there is no such snapshot, or the store fails.
+    pub fn roll_back(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<()> {
+        self.check_may_write(name)?;
+        let _alone = self.transition(name)?;
+        let found = self.snapshot(name, snapshot)?;
+        let cell = self.catalog.find(name)?;
+        self.check_closed(name, cell.get().volume)?;
+        let volume = self.opening(name, cell).rolled_back(&found)?;
+        crate::threads::close(&volume, crate::threads::Close::Drain, &mut |_| true).map(drop)
+    }
+
+    /// The superblock of a volume: the one in use, if it is open here.
+    pub(crate) fn cell(&self, name: &VolumeName) -> Result<Arc<SuperblockCell>> {
+        match self.opened(name) {
+            Some(open) => Ok(Arc::clone(&open.core.superblock)),
+            None => self.catalog.find(name).map(Arc::new),
+        }
+    }
+
+    pub(crate) fn snapshot(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<Snapshot> {
+        let superblock = self.cell(name)?.get();
+        let nth = position(&superblock, name, snapshot)?;
+        superblock.snapshots.get(nth).cloned().ok_or_else(|| missing(name, snapshot))
+    }
+
+    fn change_snapshot(
+        &self,
+        name: &VolumeName,
+        snapshot: &VolumeName,
+        change: impl Fn(&mut Superblock, usize) -> Result<()>,
+    ) -> Result<()> {
+        self.check_may_write(name)?;
+        let open = self.opened(name);
+        let cell = self.cell(name)?;
+        cell.update(|superblock| {
+            let nth = position(superblock, name, snapshot)?;
+            change(superblock, nth)
+        })?;
+        if let Some(open) = open {
+            open.core.maps.write().objects_mut().set_pins(pins(&cell.get()));
+            open.stir_cleaner();
+        }
+        Ok(())
+    }
+}
+
+fn check_free(superblock: &Superblock, name: &VolumeName) -> Result<()> {
+    match superblock.snapshots.iter().any(|snapshot| snapshot.name.as_str() == name.as_str()) {
+        true => Err(Error::SnapshotExists {
+            volume: superblock.name.as_str().to_owned(),
+            snapshot: name.to_string(),
+        }),
+        false => Ok(()),
+    }
+}
+
+fn position(superblock: &Superblock, name: &VolumeName, snapshot: &VolumeName) -> Result<usize> {
+    let mut all = superblock.snapshots.iter();
+    let found = all.position(|found| found.name.as_str() == snapshot.as_str());
+    found.ok_or_else(|| missing(name, snapshot))
+}
+
+fn missing(volume: &VolumeName, snapshot: &VolumeName) -> Error {
+    Error::NoSuchSnapshot { volume: volume.to_string(), snapshot: snapshot.to_string() }
+}
+
+fn kept(volume: &VolumeName, snapshot: &VolumeName, by: String) -> Error {
+    Error::InUse { volume: format!("{volume}@{snapshot}"), by }
+}
+
+fn info(snapshot: &Snapshot, exclusive_bytes: u64) -> SnapshotInfo {
+    SnapshotInfo {
+        name: snapshot.name.as_str().to_owned(),
+        created_ms: snapshot.created_ms,
+        size_bytes: snapshot.size_bytes,
+        object: snapshot.at.get(),
+        exclusive_bytes,
+        protected: snapshot.protected,
+        for_clones: snapshot.for_clones,
+        clones: snapshot.clones.len() as u64,
+    }
+}
