@@ -97,6 +97,7 @@ mod probe;
 mod publish;
 mod read;
 mod recover;
+mod reenter;
 mod request_stats;
 mod stats;
 mod stream;

@@ -30,6 +30,7 @@ mod hosts;
 mod oracle;
 mod platform;
 mod pursuit;
+mod pursuit_collected;
 mod rng;
 mod scripts;
 mod seeds;
