@@ -120,12 +120,13 @@ impl Opening<'_> {
         Error::StaleLog { volume: self.name(), path: log.path(), bytes, other }
     }
 
-    fn core(self, maps: Maps, poison: Arc<Poison>) -> Arc<Core> {
+    fn core(self, maps: Maps, epoch: Epoch, poison: Arc<Poison>) -> Arc<Core> {
         let stored = self.superblock.get().options.sync_remote;
         Arc::new(Core {
             name: Mutex::new(self.name().into()),
             uuid: self.stream.volume(),
             platform: Arc::clone(&self.around.platform),
+            epoch,
             sync_remote: self.config.sync_remote.unwrap_or(stored),
             reads_fail: AtomicBool::new(false),
             config: self.config,
@@ -161,7 +162,7 @@ impl Opening<'_> {
         }
         let shown = std::mem::replace(&mut state.maps, stream_maps);
         let (pool, interval) = (Arc::clone(&self.around.pool), self.around.follow_interval);
-        let core = self.core(shown, Arc::default());
+        let core = self.core(shown, Epoch::ZERO, Arc::default());
         core.opened();
         let follower = Follower::new(state, on_top, interval, now);
         Ok(Volume::new(
@@ -256,7 +257,7 @@ impl Opening<'_> {
             size_sectors: stream_size,
             since_checkpoint: state.rolled,
         };
-        let core = self.core(state.maps, poison);
+        let core = self.core(state.maps, state.epoch, poison);
         let cost = RequestStats::new(&core.opened(), 0);
         log::info!("volume {:?}: opening it took {cost}", core.name());
         let writer = threads::start(&core, log, position)?;

@@ -192,7 +192,7 @@ impl Volume {
         let volume = Arc::clone(self);
         self.pool.remote(move || {
             let again = match &volume.role {
-                Role::Writes(_) => Err(error),
+                Role::Writes(writer) => Err(writer.explain(&volume.core, error)),
                 Role::Follows(follower) => volume.read_newer(follower, offset, len, error),
             };
             match again {
@@ -336,6 +336,7 @@ impl Volume {
     /// The volume failed before.
     pub fn flush_to_store(&self) -> Result<()> {
         let Some(writer) = self.writer_parts() else { return Ok(()) };
+        self.core.poison.check_deposed()?;
         let through = writer.log.last_seq();
         let deadline = Deadline::start(&self.core);
         writer.drain_to(through);
@@ -497,7 +498,8 @@ impl Volume {
             let at = ((edge - cover.start().get()) * SECTOR_BYTES) as usize;
             let sector = Extent::new(Lba::new(edge), 1).zip(sectors.get_mut(at..at + 512));
             if let Some((extent, out)) = sector {
-                self.reader.read(extent, out, Patience::Full)?;
+                let read = self.reader.read(extent, out, Patience::Full);
+                read.map_err(|error| writer.explain(&self.core, error))?;
             }
         }
         let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;

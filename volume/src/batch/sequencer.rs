@@ -168,6 +168,8 @@ impl Sequencer {
 
     fn work(&mut self, uploaders: &Uploaders) -> Result<()> {
         loop {
+            // A reader may have found it out.
+            self.core.poison.check_deposed()?;
             self.take_outcomes()?;
             self.commit_ready(uploaders)?;
             let (stop, drain_to, committed, checkpoint, checkpoint_after) = {

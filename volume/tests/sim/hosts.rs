@@ -55,7 +55,7 @@ pub(crate) fn learn(volume: &Arc<Volume>) -> Error {
 }
 
 /// Everything that a volume does is refused, and says so.
-fn assert_fenced(volume: &Arc<Volume>, by: &str) {
+pub(crate) fn assert_fenced(volume: &Arc<Volume>, by: &str) {
     let refusals = [
         write(volume, 0, &[1; SECTOR]).unwrap_err(),
         read(volume, 0, SECTOR).unwrap_err(),

@@ -37,5 +37,6 @@ mod seeds;
 mod ssd;
 mod stamp;
 mod store;
+mod unaware;
 mod workload;
 mod world;
