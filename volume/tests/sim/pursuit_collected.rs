@@ -187,6 +187,7 @@ fn a_writer_that_collects_behind_a_lost_fence_is_asked_to_stop() {
     let beside = thread::spawn(move || drop(held));
     let (late, deposed) = keep_too_late(&mut world, &volume, &store, |_, _| false, is_over);
     beside.join().unwrap();
+    assert!(late < 50, "it was asked only after {late} reads that came too late");
     assert!(deposed, "after {late} reads that came too late: {:?}", opening.join().unwrap());
     let theirs = opening.join().unwrap().unwrap();
     assert_taken(&mut world, theirs, second, first, volume);
