@@ -20,6 +20,7 @@ use crate::platform::Platform;
 use crate::poison::Poison;
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
+use crate::units::Epoch;
 
 /// See the module; the crate's documentation has the order of locks.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Core {
     pub(crate) name: Mutex<Arc<str>>,
     pub(crate) uuid: Uuid,
     pub(crate) platform: Arc<dyn Platform>,
+    /// That of its writer here, if there is one.
+    pub(crate) epoch: Epoch,
     pub(crate) config: VolumeConfig,
     /// Whether a flush waits for the store.
     pub(crate) sync_remote: bool,

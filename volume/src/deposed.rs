@@ -5,18 +5,26 @@
 //!   ... n-2  n-1  |           n            |  n+1 ...
 //!                  a create of n, or a change of the superblock, meets it
 //! ```
+//! A read may meet it first, as a missing object: the new owner has collected it.
 
+use crate::batch::WINDOW;
+use crate::checkpoint::read_checkpoint;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::{FenceHeader, ObjectHeader, VolumeState};
+use crate::format::{CheckpointRef, FenceHeader, ObjectHeader, Superblock, VolumeState};
 use crate::log::{LogTail, WriteLog};
 use crate::poison::Deposed;
 use crate::stream::Stream;
+use crate::superblock_cell::SuperblockCell;
 use crate::units::{Epoch, LogSeq, ObjectSeq};
 
 /// Objects looked at in search of the fence. It stands within the window of the newest object
 /// committed here; only a change of the superblock that was held up for long is further off.
 const SEARCH_MAX: u64 = 64;
+
+/// And so many of them at once: more than a window. The new owner may have collected what lies before
+/// its fence, so that one that is missing says nothing.
+const SEARCH_AT_ONCE: usize = 2 * WINDOW as usize;
 
 /// Log kept in memory while it is counted.
 const READ_BYTES: u64 = 4 << 20;
@@ -24,17 +32,53 @@ const READ_BYTES: u64 = 4 << 20;
 /// Notes that another host has the volume now: the stream is no longer ours behind `after`, where
 /// our epoch was `epoch`. `hint` names the other as far as the caller knows. Returns the error.
 pub(crate) fn note(core: &Core, after: ObjectSeq, epoch: Epoch, hint: String) -> Error {
-    let volume = core.name().to_string();
-    let fence = find_fence(&core.uploads, after, epoch);
-    let held = fence.as_ref().map(|fence| fence.stamp.log_seq);
-    let error = if is_deleted(core) {
-        Error::Deleted(volume)
-    } else {
-        let by = fence.map_or(hint, |fence| describe(&fence));
-        Error::Fenced { volume, by }
-    };
+    // If the store does not say, the message is a little less exact.
+    let found = superblock(&core.uploads).ok();
+    if found.as_ref().is_some_and(|found| is_deleted(found.as_ref())) {
+        return depose(core, Error::Deleted(core.name().to_string()), None);
+    }
+    let newest = found.flatten().and_then(|superblock| superblock.checkpoint);
+    match find_fence(&core.uploads, newest, after, epoch) {
+        Some(fence) => fenced(core, &fence),
+        None => depose(core, Error::Fenced { volume: core.name().to_string(), by: hint }, None),
+    }
+}
+
+/// What a read's `error` means. If it is damage that a host which has the volume now has done by
+/// collecting, or by deleting the volume, that is noted, and returned instead. `after` is the last
+/// number committed here.
+pub(crate) fn explain(core: &Core, after: ObjectSeq, error: Error) -> Error {
+    if !matches!(error, Error::Damaged { .. }) {
+        return error;
+    }
+    if let Err(deposed) = core.poison.check_deposed() {
+        return deposed;
+    }
+    // Whoever has collected something has named a checkpoint before, and so its epoch. An
+    // announcement alone deposes nobody who does not name one.
+    match superblock(&core.stream) {
+        Ok(found) if is_deleted(found.as_ref()) => {
+            depose(core, Error::Deleted(core.name().to_string()), None)
+        }
+        Ok(Some(found)) if found.epoch > core.epoch => {
+            match find_fence(&core.stream, found.checkpoint, after, core.epoch) {
+                Some(fence) => fenced(core, &fence),
+                None => error,
+            }
+        }
+        Ok(_) | Err(_) => error,
+    }
+}
+
+fn fenced(core: &Core, fence: &FenceHeader) -> Error {
+    let error = Error::Fenced { volume: core.name().to_string(), by: describe(fence) };
+    depose(core, error, Some(fence.stamp.log_seq))
+}
+
+/// The first one to find out says what is said from then on.
+fn depose(core: &Core, error: Error, held: Option<LogSeq>) -> Error {
     core.poison.depose(error.clone(), held);
-    error
+    core.poison.deposed().map_or(error, |deposed| deposed.error.clone())
 }
 
 /// A fence as messages call it.
@@ -46,28 +90,45 @@ pub(crate) fn describe(fence: &FenceHeader) -> String {
     }
 }
 
-/// The first fence behind `after` that deposed a writer of `epoch`.
-fn find_fence(stream: &Stream, after: ObjectSeq, epoch: Epoch) -> Option<FenceHeader> {
-    let mut seq = after;
-    for _ in 0..SEARCH_MAX {
-        seq = seq.next();
-        match stream.header(seq) {
-            Ok(Some(ObjectHeader::Fence(fence))) if fence.stamp.epoch > epoch => {
-                return Some(fence);
-            }
-            Ok(Some(_)) => {}
-            // It is for the message only.
-            Ok(None) | Err(_) => return None,
+/// The first fence behind `after` that deposed a writer of `epoch`: among the numbers where it should
+/// be, or as the checkpoint tells. Fences are never collected.
+fn find_fence(
+    stream: &Stream,
+    checkpoint: Option<CheckpointRef>,
+    after: ObjectSeq,
+    epoch: Epoch,
+) -> Option<FenceHeader> {
+    let deposes = |fence: &FenceHeader| fence.stamp.epoch > epoch;
+    let near: Vec<_> = (1..=SEARCH_MAX).map(|n| after.plus(n)).collect();
+    for some in near.chunks(SEARCH_AT_ONCE) {
+        let Ok(found) = stream.find_all(some) else { break };
+        if found.iter().all(Option::is_none) {
+            break;
+        }
+        let fences = found.into_iter().flatten().filter_map(|found| match found.header {
+            ObjectHeader::Fence(fence) => Some(fence),
+            _ => None,
+        });
+        if let Some(fence) = fences.into_iter().find(deposes) {
+            return Some(fence);
         }
     }
-    None
+    let header = read_checkpoint(stream, checkpoint?.seq).ok()?;
+    let record = header.fences.iter().find(|fence| fence.id.epoch > epoch)?;
+    match stream.header(record.id.seq) {
+        Ok(Some(ObjectHeader::Fence(fence))) => Some(fence).filter(deposes),
+        _ => None,
+    }
 }
 
-fn is_deleted(core: &Core) -> bool {
-    // If the store does not say, the message is a little less exact.
-    core.superblock
-        .reread()
-        .is_ok_and(|found| found.is_none_or(|found| found.state == VolumeState::Deleting))
+/// The superblock as it is now, without waiting for whoever changes it here.
+fn superblock(stream: &Stream) -> Result<Option<Superblock>> {
+    let found = SuperblockCell::open(stream.store(), stream.volume())?;
+    Ok(found.map(|cell| cell.get()))
+}
+
+fn is_deleted(found: Option<&Superblock>) -> bool {
+    found.is_none_or(|found| found.state == VolumeState::Deleting)
 }
 
 /// What a closing volume says that lost its stream: its log stays as it is.

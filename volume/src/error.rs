@@ -101,6 +101,11 @@ pub enum Error {
         /// What is wrong, and the way out.
         detail: String,
     },
+    /// Whatever was read of the volume, its writer had collected it before.
+    #[error(
+        "volume {0:?} is written faster than it can be read from here: its writer has collected what was to be read next, again and again. Nothing is damaged; try again, or when it is written less"
+    )]
+    Outrun(String),
     /// There is no such object in a volume's stream.
     #[error("{0} does not exist")]
     NoSuchObject(String),

@@ -25,7 +25,7 @@ use parking_lot::Mutex;
 
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::{Superblock, VolumeState};
+use crate::format::{CheckpointRef, Superblock, VolumeState};
 use crate::leaf_loader::LeafLoader;
 use crate::log::{LogOnDisk, LogParams};
 use crate::recover::StreamState;
@@ -38,8 +38,10 @@ const JUMP_OBJECTS: u64 = 512;
 const LOOK_WAIT: Duration = Duration::from_secs(1);
 /// Longest time between two looks at a store that does not answer.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// How often it is looked for another view than the one that cannot be read.
+const LOOKS: usize = 4;
 /// How often a view is planned again when the stream moves on meanwhile.
-const ATTEMPTS: usize = 4;
+const ATTEMPTS: usize = 16;
 
 /// See the module.
 #[derive(Debug)]
@@ -107,8 +109,8 @@ impl Follower {
     /// but not for long.
     ///
     /// # Errors
-    /// [`Error::Deleted`], or the stream is damaged. A store that does not answer is no error:
-    /// the view stays as it is.
+    /// [`Error::Deleted`], or the stream is damaged. A store that does not answer is no error, nor a
+    /// writer that is too fast: the view stays as it is.
     pub(crate) fn refresh(&self, core: &Core) -> Result<()> {
         let began = self.now(core);
         let Some(mut at) = self.at.try_lock_for(LOOK_WAIT) else { return Ok(()) };
@@ -122,7 +124,7 @@ impl Follower {
     /// Looks after the view though it is not due: what it points at could not be read.
     ///
     /// # Errors
-    /// As [`Self::refresh`].
+    /// As [`Self::refresh`]; [`Error::Outrun`].
     pub(crate) fn refresh_now(&self, core: &Core) -> Result<()> {
         self.look(core, &mut self.at.lock(), true)
     }
@@ -144,6 +146,11 @@ impl Follower {
                 self.fresh_at.store(self.now(core), Ordering::Release);
                 Ok(())
             }
+            Err(error @ Error::Outrun(_)) if !give_up_log => {
+                log::debug!("the view stays as it is: {error}");
+                self.fresh_at.store(self.now(core), Ordering::Release);
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }
@@ -151,15 +158,22 @@ impl Follower {
 
 /// Takes in what the stream has gained, and shows it.
 fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
-    for attempt in 1.. {
+    // The checkpoint that could not be entered at, and why.
+    let mut failed: Option<(Option<CheckpointRef>, Error)> = None;
+    for attempt in 1..=ATTEMPTS {
         let superblock = present(core)?;
+        let checkpoint = superblock.checkpoint;
+        if let Some((_, damage)) = failed.take_if(|(at, _)| *at == checkpoint) {
+            return Err(damage);
+        }
+        let enters = at.state.is_none();
         let rolled = match at.state.take() {
             Some(state) => roll(core, state, &superblock),
             None => enter(core, &superblock),
         };
         match rolled {
             // What could not be read may have been collected since this superblock was published.
-            Ok((state, false)) if give_up_log && attempt < ATTEMPTS => at.state = Some(state),
+            Ok((state, false)) if give_up_log && attempt < LOOKS => at.state = Some(state),
             Ok((mut state, moved)) => {
                 state.maps.objects_mut().forget_dead();
                 let shown = show(core, at, &state, moved, give_up_log);
@@ -167,11 +181,13 @@ fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
                 return shown;
             }
             // What is missing may have been collected after the superblock was read.
-            Err(Error::Damaged { .. }) if attempt < ATTEMPTS => {}
+            Err(damage @ Error::Damaged { .. }) => {
+                failed = enters.then_some((checkpoint, damage));
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Err(Error::Outrun(core.name().to_string()))
 }
 
 /// The superblock of a volume that is still there.

@@ -99,6 +99,7 @@ mod probe;
 mod publish;
 mod read;
 mod recover;
+mod reenter;
 mod request_stats;
 mod rollback;
 mod snapshot;

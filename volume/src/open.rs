@@ -15,7 +15,7 @@ use crate::config::{MAX_DIRTY_BYTES_MIN, VolumeConfig};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::follow::{Follower, OnTop};
-use crate::format::{CheckpointRef, Nonce, ShortText, Snapshot, Stamp, StoreId, VolumeState};
+use crate::format::{Nonce, ShortText, Snapshot, Stamp, StoreId, VolumeState};
 use crate::gc::Readers;
 use crate::health::Health;
 use crate::leaf_loader::LeafLoader;
@@ -28,6 +28,7 @@ use crate::poison::Poison;
 use crate::pool::Pool;
 use crate::read::Reader;
 use crate::recover::{Ownership, StreamState, Takeover, ownership, replay};
+use crate::reenter::Claim;
 use crate::request_stats::RequestStats;
 use crate::rollback::Rollback;
 use crate::stream::Stream;
@@ -35,10 +36,6 @@ use crate::superblock_cell::SuperblockCell;
 use crate::threads;
 use crate::units::{Epoch, LogSeq, ObjectSeq};
 use crate::volume::{Role, Volume};
-
-/// How often the stream is entered again at a newer checkpoint, before it is called damaged. A writer
-/// at full speed may write the next one while its last one is read, and collect what that needs.
-const REENTRIES: u32 = 64;
 
 /// What the engine lends to each of its volumes.
 #[derive(Clone, Debug)]
@@ -87,7 +84,7 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         self.superblock.get().name.as_str().to_owned()
     }
 
@@ -98,17 +95,26 @@ impl Opening<'_> {
     /// The stream from the newest checkpoint on. Objects may be collected while they are read; then
     /// there is a newer checkpoint.
     pub(crate) fn read_stream(&self, log: Option<&LogOnDisk>) -> Result<StreamState> {
+        self.read_stream_as(log, None)
+    }
+
+    /// As [`Self::read_stream`]; who claims the volume may ask its writer to stop.
+    fn read_stream_as(
+        &self,
+        log: Option<&LogOnDisk>,
+        claim: Option<Claim<'_>>,
+    ) -> Result<StreamState> {
         let committed = log.map_or(ObjectSeq::ZERO, |log| log.header().committed);
         match self.read_stream_once(committed) {
             Err(error @ Error::Damaged { .. }) => {
                 let before = self.superblock.get().checkpoint;
-                self.reenter(committed, before)?.ok_or(error)
+                self.reenter(committed, before, claim)?.ok_or(error)
             }
             read => read,
         }
     }
 
-    fn read_stream_once(&self, committed: ObjectSeq) -> Result<StreamState> {
+    pub(crate) fn read_stream_once(&self, committed: ObjectSeq) -> Result<StreamState> {
         let superblock = self.superblock.get();
         if superblock.state == VolumeState::Deleting {
             return Err(Error::NoSuchVolume(self.name()));
@@ -116,37 +122,17 @@ impl Opening<'_> {
         StreamState::read(&self.stream, &superblock, committed, &self.loader)
     }
 
-    /// Reads the stream from another checkpoint than `before`; `None` if there is none.
-    fn reenter(
-        &self,
-        committed: ObjectSeq,
-        mut before: Option<CheckpointRef>,
-    ) -> Result<Option<StreamState>> {
-        for _ in 0..REENTRIES {
-            let found = self.superblock.reread()?;
-            let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
-            if found.checkpoint == before {
-                return Ok(None);
-            }
-            before = found.checkpoint;
-            match self.read_stream_once(committed) {
-                Err(Error::Damaged { .. }) => {}
-                read => return read.map(Some),
-            }
-        }
-        Ok(None)
-    }
-
-    fn stale(&self, log: &LogOnDisk, bytes: u64, other: String) -> Error {
+    pub(crate) fn stale(&self, log: &LogOnDisk, bytes: u64, other: String) -> Error {
         Error::StaleLog { volume: self.name(), path: log.path(), bytes, other }
     }
 
-    fn core(self, maps: Maps, poison: Arc<Poison>) -> Arc<Core> {
+    fn core(self, maps: Maps, epoch: Epoch, poison: Arc<Poison>) -> Arc<Core> {
         let stored = self.superblock.get().options.sync_remote;
         Arc::new(Core {
             name: Mutex::new(self.name().into()),
             uuid: self.stream.volume(),
             platform: Arc::clone(&self.around.platform),
+            epoch,
             sync_remote: self.config.sync_remote.unwrap_or(stored),
             reads_fail: AtomicBool::new(false),
             config: self.config,
@@ -184,7 +170,7 @@ impl Opening<'_> {
         }
         let shown = std::mem::replace(&mut state.maps, stream_maps);
         let (pool, interval) = (Arc::clone(&self.around.pool), self.around.follow_interval);
-        let core = self.core(shown, Arc::default());
+        let core = self.core(shown, Epoch::ZERO, Arc::default());
         core.opened();
         let follower = Follower::new(state, on_top, interval, now);
         Ok(Volume::new(
@@ -223,7 +209,7 @@ impl Opening<'_> {
     pub(crate) fn frozen(self, snapshot: &Snapshot) -> Result<Volume> {
         let state = StreamState::at_snapshot(&self.stream, snapshot, &self.loader)?;
         let pool = Arc::clone(&self.around.pool);
-        let core = self.core(state.maps, Arc::default());
+        let core = self.core(state.maps, state.epoch, Arc::default());
         core.opened();
         Ok(Volume::new(Arc::clone(&core), Reader::new(core, None), Role::Stands, pool))
     }
@@ -242,7 +228,8 @@ impl Opening<'_> {
         let around = self.around.clone();
         let params = self.log_params();
         let found = LogOnDisk::open(&params, true)?;
-        let mut state = self.read_stream(found.as_ref())?;
+        let claim = Claim { log: found.as_ref(), ours: false };
+        let mut state = self.read_stream_as(found.as_ref(), Some(claim))?;
         self.warn_of_others(&state, found.as_ref());
 
         let (mut log, ours) = self.own_log(&params, &state, found)?;
@@ -311,7 +298,7 @@ impl Opening<'_> {
             size_sectors: if back_to.is_some() { state.maps.sectors() } else { replayed_on },
             since_checkpoint: state.rolled,
         };
-        let core = self.core(state.maps, poison);
+        let core = self.core(state.maps, state.epoch, poison);
         let cost = RequestStats::new(&core.opened(), 0);
         log::info!("volume {:?}: opening it took {cost}", core.name());
         let writer = threads::start(&core, log, position)?;
@@ -364,23 +351,11 @@ impl Opening<'_> {
         let stamp = |seq, epoch, state: &StreamState| self.stamp(seq, epoch, state);
         let step = |name| platform.failpoint(name).map_err(|e| Error::local(name, "pass", e));
         let host = ShortText::truncated(&platform.host_name());
-        let announce = |epoch| {
-            log::warn!(
-                "volume {:?}: its writer is too fast to be overtaken; it is asked to stop at its \
-                 next checkpoint",
-                self.name()
-            );
-            self.superblock.update(|superblock| {
-                if superblock.state == VolumeState::Deleting {
-                    return Err(Error::NoSuchVolume(self.name()));
-                }
-                superblock.epoch = superblock.epoch.max(epoch);
-                superblock.last_host = host.clone();
-                Ok(())
-            })
-        };
+        let announce = |epoch: Epoch| self.announce(|found| found.max(epoch));
+        let announced = || self.superblock.get().epoch;
         let committed = log.header().committed;
-        let reenter = |state: &StreamState| self.reenter(committed, state.entered);
+        let claim = Claim { log: Some(log), ours };
+        let reenter = |state: &StreamState| self.reenter(committed, state.entered, Some(claim));
         let covered = || {
             let found = self.superblock.reread()?;
             let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
@@ -390,20 +365,14 @@ impl Opening<'_> {
             stream: &self.stream,
             volume: self.name().into(),
             stamp: &stamp,
-            host: host.clone(),
+            host,
             step: &step,
             announce: &announce,
+            announced: &announced,
             reenter: &reenter,
             covered: &covered,
         };
-        takeover.fence(nonce, state, |state| match ownership(state, log)? {
-            Ownership::Stale { bytes, other } => Err(self.stale(log, bytes, other)),
-            Ownership::Contained if ours => Err(Error::Fenced {
-                volume: self.name(),
-                by: "a host that opened it at the same moment".to_owned(),
-            }),
-            _ => Ok(()),
-        })
+        takeover.fence(nonce, state, |state| self.settle(&state.fences, log, ours).map(drop))
     }
 
     /// Says so if a log that is not here may hold what the store does not.

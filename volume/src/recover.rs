@@ -444,7 +444,12 @@ pub(crate) enum Ownership {
 
 /// Decides whose `log` is.
 pub(crate) fn ownership(state: &StreamState, log: &LogOnDisk) -> Result<Ownership> {
-    let Some(newest) = state.newest_fence() else { return Ok(Ownership::Ours) };
+    ownership_among(&state.fences, log)
+}
+
+/// As [`ownership`], of a stream with these fences.
+pub(crate) fn ownership_among(fences: &[FenceRecord], log: &LogOnDisk) -> Result<Ownership> {
+    let Some(newest) = fences.last() else { return Ok(Ownership::Ours) };
     if log.owns(newest.id.nonce) {
         return Ok(Ownership::Ours);
     }
@@ -453,7 +458,7 @@ pub(crate) fn ownership(state: &StreamState, log: &LogOnDisk) -> Result<Ownershi
         return Ok(Ownership::Contained);
     };
     // What the stream held of this log's records when the next writer took over.
-    let deposed_by = state.fences.iter().find(|fence| fence.id.seq > own.seq).unwrap_or(newest);
+    let deposed_by = fences.iter().find(|fence| fence.id.seq > own.seq).unwrap_or(newest);
     let mut bytes = 0;
     log.scan(|record| {
         if record.head.seq > deposed_by.log_seq && record.head.kind != RecordKind::Void {
@@ -529,6 +534,8 @@ pub(crate) struct Takeover<'a> {
     pub(crate) step: &'a dyn Fn(&'static str) -> Result<()>,
     /// Announces in the superblock that the writer of this epoch is on its way.
     pub(crate) announce: &'a dyn Fn(Epoch) -> Result<()>,
+    /// The epoch that the superblock, as last seen, says there is or will be.
+    pub(crate) announced: &'a dyn Fn() -> Epoch,
     /// Reads the stream again, if there is another checkpoint than the one that this state was
     /// entered at.
     pub(crate) reenter: &'a dyn Fn(&StreamState) -> Result<Option<StreamState>>,
@@ -554,7 +561,7 @@ impl Takeover<'_> {
         let mut lost: u32 = 0;
         let mut announced = None;
         loop {
-            let epoch = state.epoch.next();
+            let epoch = self.next_epoch(state);
             if lost >= LOST_MAX && announced != Some(epoch) {
                 (self.announce)(epoch)?;
                 announced = Some(epoch);
@@ -577,9 +584,15 @@ impl Takeover<'_> {
         }
     }
 
+    /// Higher than that of all fences, and not lower than what was announced: otherwise the owner's
+    /// first checkpoint would find that somebody else is on its way.
+    fn next_epoch(&self, state: &StreamState) -> Epoch {
+        state.epoch.next().max((self.announced)())
+    }
+
     /// One try; `None` if the number was taken meanwhile.
     fn try_fence(&self, nonce: Nonce, state: &mut StreamState) -> Result<Option<Won>> {
-        let mut stamp = (self.stamp)(state.next, state.epoch.next(), state);
+        let mut stamp = (self.stamp)(state.next, self.next_epoch(state), state);
         stamp.nonce = nonce;
         let fence = FenceHeader { stamp, host: self.host.clone() };
         let bytes = fence.encode().map_err(|e| e.of(self.stream.describe(stamp.seq)))?;

@@ -29,6 +29,9 @@ use crate::writer::Writer;
 /// How long a blocking call waits before it looks whether the volume failed.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Views that a reader tries, each of which was collected before it was read.
+const VIEWS_MAX: u32 = 16;
+
 /// Largest volume in bytes: what a file offset can say, in whole blocks.
 pub const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
 
@@ -178,7 +181,7 @@ impl Volume {
         }
     }
 
-    /// After an error: what a follower's view points at may be gone because the volume moved on.
+    /// After an error: what cannot be found may have been collected by whoever writes the volume.
     fn read_again(
         self: &Arc<Self>,
         offset: u64,
@@ -186,22 +189,44 @@ impl Volume {
         error: Error,
         done: impl FnOnce(Result<&[u8]>) + Send + 'static,
     ) {
-        if self.follower().is_none() || !matches!(error, Error::Damaged { .. }) {
+        if !matches!(error, Error::Damaged { .. }) {
             return done(Err(error));
         }
         let volume = Arc::clone(self);
         self.pool.remote(move || {
-            let Some(follower) = volume.follower() else { return done(Err(error)) };
-            let again = follower.refresh_now(&volume.core).and_then(|()| {
-                let left = volume.size_bytes().saturating_sub(offset);
-                let len = (len as u64).min(left) as usize;
-                volume.reader.read_bytes(offset, len, Patience::Full)
-            });
+            let again = match &volume.role {
+                Role::Writes(writer) => Err(writer.explain(&volume.core, error)),
+                Role::Follows(follower) => volume.read_newer(follower, offset, len, error),
+                Role::Stands => Err(error),
+            };
             match again {
-                Ok(bytes) => done(Ok(&bytes.unwrap_or_default())),
+                Ok(bytes) => done(Ok(&bytes)),
                 Err(error) => done(Err(error)),
             }
         });
+    }
+
+    /// Reads from newer views than the one that met `error`.
+    fn read_newer(
+        &self,
+        follower: &Follower,
+        offset: u64,
+        len: usize,
+        error: Error,
+    ) -> Result<Vec<u8>> {
+        let mut last = error;
+        for _ in 0..VIEWS_MAX {
+            follower.refresh_now(&self.core)?;
+            let left = self.size_bytes().saturating_sub(offset);
+            let len = (len as u64).min(left) as usize;
+            match self.reader.read_bytes(offset, len, Patience::Full) {
+                Ok(bytes) => return Ok(bytes.unwrap_or_default()),
+                Err(error) if is_same_damage(&error, &last) => return Err(error),
+                Err(error @ Error::Damaged { .. }) => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Outrun(self.name()))
     }
 
     /// While the store is away reads queue up; none waits its turn and then its full time again.
@@ -315,6 +340,7 @@ impl Volume {
     /// The volume failed before.
     pub fn flush_to_store(&self) -> Result<()> {
         let Some(writer) = self.writer_parts() else { return Ok(()) };
+        self.core.poison.check_deposed()?;
         let through = writer.log.last_seq();
         let deadline = Deadline::start(&self.core);
         writer.drain_to(through);
@@ -344,7 +370,11 @@ impl Volume {
         let asked = cleaner.ask(Wish { target: target.min(100), now });
         loop {
             if let Some(outcome) = cleaner.wait(asked, TICK) {
-                return outcome.map(|()| cleaner.report());
+                return match outcome {
+                    // Why it ends, if the volume failed.
+                    Err(Error::Closing(_)) => Err(self.core.end_cause()),
+                    outcome => outcome.map(|()| cleaner.report()),
+                };
             }
             if !progress(cleaner.report()) {
                 cleaner.take_back(asked);
@@ -511,7 +541,8 @@ impl Volume {
             let at = ((edge - cover.start().get()) * SECTOR_BYTES) as usize;
             let sector = Extent::new(Lba::new(edge), 1).zip(sectors.get_mut(at..at + 512));
             if let Some((extent, out)) = sector {
-                self.reader.read(extent, out, Patience::Full)?;
+                let read = self.reader.read(extent, out, Patience::Full);
+                read.map_err(|error| writer.explain(&self.core, error))?;
             }
         }
         let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;
@@ -566,6 +597,12 @@ impl Drop for RangeLock<'_> {
     fn drop(&mut self) {
         self.log.unlock(self.id);
     }
+}
+
+/// Whether two errors are damage of one thing. A view that was made after something was collected
+/// does not point there any more.
+fn is_same_damage(a: &Error, b: &Error) -> bool {
+    matches!((a, b), (Error::Damaged { what: a, .. }, Error::Damaged { what: b, .. }) if a == b)
 }
 
 /// Whether a volume can have this size.

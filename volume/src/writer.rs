@@ -6,6 +6,9 @@ use std::thread::JoinHandle;
 use parking_lot::Mutex;
 
 use crate::batch::Orders;
+use crate::core::Core;
+use crate::deposed;
+use crate::error::Error;
 use crate::gc::Cleaner;
 use crate::log::WriteLog;
 use crate::park::Parking;
@@ -30,5 +33,16 @@ impl Writer {
     pub(crate) fn drain_to(&self, seq: LogSeq) {
         self.orders.drain_to(seq);
         self.log.wake_tail();
+    }
+
+    /// What a read's `error` means: what is missing may have been collected by a host that has the
+    /// volume now. May wait for the store.
+    pub(crate) fn explain(&self, core: &Core, error: Error) -> Error {
+        let error = deposed::explain(core, self.orders.committed_object(), error);
+        if core.poison.deposed().is_some() {
+            // Its threads end.
+            self.log.wake_tail();
+        }
+        error
     }
 }

@@ -52,7 +52,7 @@ fn table(error: &Error) -> Errno {
         Error::BadName { name, .. } if name.len() > 255 => Errno::ENAMETOOLONG,
         Error::BadName { .. } | Error::BadSize { .. } => Errno::EINVAL,
         Error::ShrinkLosesData { .. } => Errno::EPERM,
-        Error::InUse { .. } => Errno::EBUSY,
+        Error::InUse { .. } | Error::Outrun(_) => Errno::EBUSY,
         Error::ReadOnly(_) => Errno::EROFS,
         Error::OutOfRange { .. } => Errno::EFBIG,
         Error::Damaged { .. } | Error::NewerFormat { .. } => Errno::EIO,

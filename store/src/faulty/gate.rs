@@ -31,7 +31,8 @@ struct GateState {
 
 #[derive(Debug, Default)]
 struct Progress {
-    reached: u64,
+    /// The keys of the operations that came.
+    keys: Vec<String>,
     is_open: bool,
 }
 
@@ -44,12 +45,19 @@ impl Gate {
     /// Waits until `operations` of them have come to the gate.
     pub fn wait_until_reached_by(&self, operations: u64) {
         let mut progress = self.0.progress.lock();
-        self.0.changed.wait_while(&mut progress, |progress| progress.reached < operations);
+        self.0
+            .changed
+            .wait_while(&mut progress, |progress| (progress.keys.len() as u64) < operations);
     }
 
     /// How many operations have come to the gate so far.
     pub fn reached(&self) -> u64 {
-        self.0.progress.lock().reached
+        self.0.progress.lock().keys.len() as u64
+    }
+
+    /// The keys of those operations, in the order in which they came.
+    pub fn keys(&self) -> Vec<String> {
+        self.0.progress.lock().keys.clone()
     }
 
     /// Lets all operations go on, and holds no later ones.
@@ -74,12 +82,12 @@ impl GateState {
         self.progress.lock().is_open
     }
 
-    fn pass(&self) {
+    fn pass(&self, key: &str) {
         let mut progress = self.progress.lock();
         if progress.is_open {
             return;
         }
-        progress.reached += 1;
+        progress.keys.push(key.to_owned());
         self.changed.notify_all();
         self.changed.wait_while(&mut progress, |progress| !progress.is_open);
     }
@@ -114,7 +122,7 @@ impl Gates {
             gates.iter().filter(stands).cloned().collect()
         };
         for gate in in_the_way {
-            gate.pass();
+            gate.pass(key);
         }
     }
 

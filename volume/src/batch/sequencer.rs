@@ -192,6 +192,8 @@ impl Sequencer {
 
     fn work(&mut self, uploaders: &Uploaders) -> Result<()> {
         loop {
+            // A reader may have found it out.
+            self.core.poison.check_deposed()?;
             self.take_outcomes()?;
             self.commit_ready(uploaders)?;
             let (stop, drain_to, committed, checkpoint, checkpoint_after) = {
@@ -419,7 +421,10 @@ impl Sequencer {
             });
             match fetched {
                 Err(Error::Store(e)) if may_pass(&e) => self.outlast(&e)?,
-                fetched => return fetched,
+                Err(error) => {
+                    return Err(crate::deposed::explain(&self.core, self.at.committed, error));
+                }
+                Ok(()) => return Ok(()),
             }
         }
     }

@@ -34,6 +34,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::batch::Orders;
 use crate::core::Core;
+use crate::deposed;
 use crate::error::{Error, Result};
 use crate::health::count;
 use crate::log::WriteLog;
@@ -383,11 +384,16 @@ impl Cleaner {
                     &victims,
                     || self.is_over(),
                     |object, error| {
-                        log::error!("volume {:?}: it is not cleaned: {error}", core.name());
+                        // It may be missing because another host has the volume now.
+                        let error = deposed::explain(core, newest, error);
+                        if core.poison.deposed().is_none() {
+                            log::error!("volume {:?}: it is not cleaned: {error}", core.name());
+                        }
                         spared.insert(object);
                     },
                 )?
             };
+            core.poison.check_deposed()?;
             // One round for each victim: what it still holds then is damaged.
             spared.extend(victims.iter().map(|victim| victim.object));
             let Some(relocation) = relocation else { continue };

@@ -25,7 +25,7 @@ pub(crate) fn objects(world: &World) -> Vec<Key> {
 }
 
 /// The bytes of the volume's superblock.
-fn superblock(world: &World) -> Vec<u8> {
+pub(crate) fn superblock(world: &World) -> Vec<u8> {
     let all = world.store.list("data/", None, 10_000).unwrap().objects;
     let key = all.into_iter().map(|o| o.key).find(|key| key.as_str().ends_with("/super"));
     world.store.get(&key.unwrap()).unwrap().0
@@ -55,7 +55,7 @@ pub(crate) fn learn(volume: &Arc<Volume>) -> Error {
 }
 
 /// Everything that a volume does is refused, and says so.
-fn assert_fenced(volume: &Arc<Volume>, by: &str) {
+pub(crate) fn assert_fenced(volume: &Arc<Volume>, by: &str) {
     let refusals = [
         write(volume, 0, &[1; SECTOR]).unwrap_err(),
         read(volume, 0, SECTOR).unwrap_err(),
@@ -148,7 +148,7 @@ fn next_object(world: &World, after: usize) -> String {
 }
 
 /// Nobody runs any more, and a machine that has nothing sees the owner's history.
-fn assert_intact(world: &mut World) {
+pub(crate) fn assert_intact(world: &mut World) {
     world.lose_ssd();
     world.promise = Promise::Uploaded;
     let (running, volume) = world.boot_and_check();
