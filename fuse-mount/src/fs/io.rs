@@ -27,6 +27,30 @@ pub(crate) enum Seek {
     Hole,
 }
 
+impl Allocate {
+    /// What a mode of `fallocate(2)` asks for; `None` if that is nothing that is done here.
+    pub(crate) fn of_mode(mode: i32) -> Option<Self> {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Some(Self::Room { keep_size }),
+            libc::FALLOC_FL_ZERO_RANGE => Some(Self::Zero { keep_size }),
+            libc::FALLOC_FL_PUNCH_HOLE => Some(Self::Punch),
+            _ => None,
+        }
+    }
+}
+
+impl Seek {
+    /// What a `whence` of `lseek(2)` asks for.
+    pub(crate) fn of_whence(whence: i32) -> Outcome<Self> {
+        match whence {
+            libc::SEEK_DATA => Ok(Self::Data),
+            libc::SEEK_HOLE => Ok(Self::Hole),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
 impl VolumeFs {
     /// Reads; short only at the end of the file.
     pub(crate) fn read(
