@@ -107,6 +107,9 @@ pub(crate) struct MountFlags {
     /// Let other users in; file modes and owners decide [env: LSVD_ALLOW_OTHER]
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// How requests come from the kernel: uring, dev-fuse, or auto for the faster that there is [env: LSVD_TRANSPORT] [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) transport: Option<String>,
     /// How old a view of a volume that is only read may get while another host writes it [env: LSVD_FOLLOW_INTERVAL] [default: 5s]
     #[arg(long, value_name = "TIME")]
     pub(crate) follow_interval: Option<String>,

@@ -5,11 +5,18 @@
 //!
 //! `POSIX_LOCKS` is not asked for, so the kernel keeps all locks itself: every lock, also the
 //! open-file-description locks of QEMU, works among the programs of this host.
+//!
+//! Where requests come over io_uring (see [`super::uring`]), this is left with the mount itself and
+//! the few messages that keep coming over /dev/fuse.
 
 use std::ffi::OsStr;
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Result, anyhow};
 use fuser::{
     AccessFlags, BsdFileFlags, Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
     Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenAccMode, OpenFlags,
@@ -18,10 +25,15 @@ use fuser::{
     TimeOrNow, WriteFlags,
 };
 
+use parking_lot::Mutex;
+
 use super::errno::Errno;
 use super::handles::Handle;
 use super::inode::{Attr, Kind, now_ms};
 use super::io::{Allocate, Seek};
+use super::transport::{InUse, Transport};
+use super::uring::Rings;
+use super::uring::abi::INIT_OVER_URING;
 use super::{Changes, Owner, VolumeFs};
 
 /// The kernel asks again each time.
@@ -40,39 +52,149 @@ pub(crate) struct MountFlags {
     pub(crate) source: String,
     pub(crate) read_only: bool,
     pub(crate) allow_other: bool,
+    pub(crate) transport: Transport,
 }
 
-/// Mounts and serves from threads of its own; `ended` is called when the mount is gone.
+/// Mounts and serves from threads of its own; `ended` is called when the mount is gone. `in_use`
+/// gets to know the transport.
 ///
 /// # Errors
-/// If the kernel or `fusermount3` refuses.
+/// If the kernel or `fusermount3` refuses, or the transport that is asked for is not to be had.
 pub(crate) fn mount(
     fs: VolumeFs,
     mountpoint: &Path,
     flags: &MountFlags,
+    in_use: &InUse,
     ended: impl FnOnce() + Send + Sync + 'static,
-) -> std::io::Result<()> {
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(flags.source.clone()),
-        // Owners and modes of files mean something, so the kernel checks them.
-        MountOption::DefaultPermissions,
-        if flags.read_only { MountOption::RO } else { MountOption::RW },
-    ];
-    config.acl = if flags.allow_other { SessionACL::All } else { SessionACL::Owner };
-    // More threads than cores halve the speed.
-    config.n_threads = Some(std::thread::available_parallelism().map_or(1, usize::from));
-    let session = Session::new(Edge { fs, ended: Some(Box::new(ended)) }, mountpoint, &config)?;
-    let running = session.spawn()?;
-    // Dropping it would unmount whatever is mounted there by then. `mounts::unmount` knows
-    // what is ours; the session itself ends when the mount does.
-    std::mem::forget(running);
+) -> Result<()> {
+    let mount = Mount { fs: Arc::new(fs), mountpoint, flags, ended: Ended::new(ended) };
+    let by_uring = match flags.transport {
+        Transport::DevFuse => None,
+        Transport::Auto | Transport::Uring => Some(mount.by_uring(in_use)),
+    };
+    match by_uring {
+        Some(Ok(())) => {}
+        Some(Err(Refused::Mount(error))) => return Err(error),
+        Some(Err(Refused::Transport(error))) if flags.transport == Transport::Uring => {
+            return Err(error.context("transport uring"));
+        }
+        Some(Err(Refused::Transport(error))) => {
+            log::info!("requests come over /dev/fuse: {error:#}");
+            mount.by_dev_fuse()?;
+        }
+        None => mount.by_dev_fuse()?,
+    }
+    log::info!("transport: {}", in_use.get());
     Ok(())
 }
 
+/// Why there is no mount over io_uring.
+enum Refused {
+    /// No mount at all is to be had.
+    Mount(anyhow::Error),
+    /// This transport is not.
+    Transport(anyhow::Error),
+}
+
+/// A mount to be made.
+struct Mount<'a> {
+    fs: Arc<VolumeFs>,
+    mountpoint: &'a Path,
+    flags: &'a MountFlags,
+    ended: Ended,
+}
+
+impl Mount<'_> {
+    /// Everything over /dev/fuse.
+    fn by_dev_fuse(&self) -> Result<()> {
+        // More threads than cores halve the speed.
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let session = self.session(Offer::default(), None, threads)?;
+        self.serve(session)
+    }
+
+    /// Everything that can go over io_uring does; one thread has the rest.
+    fn by_uring(&self, in_use: &InUse) -> Result<(), Refused> {
+        let rings = Rings::prepare(WRITE_BYTES_MAX as usize).map_err(Refused::Transport)?;
+        let (rings, offer) = (Arc::new(rings), Offer { wanted: true, ..Offer::default() });
+        let session =
+            self.session(offer.clone(), Some(rings.clone()), 1).map_err(Refused::Mount)?;
+        // A session that is dropped unmounts.
+        if !offer.taken.load(Ordering::Relaxed) {
+            return Err(Refused::Transport(anyhow!("the kernel does not offer io_uring")));
+        }
+        in_use.set_uring(true);
+        if let Err(error) = rings.start(session.as_fd(), &self.fs) {
+            in_use.set_uring(false);
+            return Err(Refused::Transport(error));
+        }
+        self.serve(session).map_err(Refused::Mount)
+    }
+
+    fn session(
+        &self,
+        offer: Offer,
+        rings: Option<Arc<Rings>>,
+        threads: usize,
+    ) -> Result<Session<Edge>> {
+        let mut config = Config::default();
+        config.mount_options = vec![
+            MountOption::FSName(self.flags.source.clone()),
+            // Owners and modes of files mean something, so the kernel checks them.
+            MountOption::DefaultPermissions,
+            if self.flags.read_only { MountOption::RO } else { MountOption::RW },
+        ];
+        config.acl = if self.flags.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(threads);
+        let edge = Edge { fs: self.fs.clone(), offer, rings, ended: self.ended.clone() };
+        Ok(Session::new(edge, self.mountpoint, &config)?)
+    }
+
+    fn serve(&self, session: Session<Edge>) -> Result<()> {
+        self.ended.arm();
+        let running = session.spawn()?;
+        // Dropping it would unmount whatever is mounted there by then. `mounts::unmount` knows
+        // what is ours; the session itself ends when the mount does.
+        std::mem::forget(running);
+        Ok(())
+    }
+}
+
+/// What is asked of the kernel in INIT beside the usual, and what comes of it.
+#[derive(Clone, Default)]
+struct Offer {
+    wanted: bool,
+    taken: Arc<AtomicBool>,
+}
+
+/// Whom to tell of the mount's end, once it is served.
+#[derive(Clone)]
+struct Ended {
+    armed: Arc<AtomicBool>,
+    tell: Arc<Mutex<Option<Tell>>>,
+}
+
+type Tell = Box<dyn FnOnce() + Send>;
+
+impl Ended {
+    fn new(tell: impl FnOnce() + Send + 'static) -> Self {
+        Self { armed: Arc::default(), tell: Arc::new(Mutex::new(Some(Box::new(tell)))) }
+    }
+
+    fn arm(&self) {
+        self.armed.store(true, Ordering::Release);
+    }
+
+    fn take(&self) -> Option<Tell> {
+        self.tell.lock().take_if(|_| self.armed.load(Ordering::Acquire))
+    }
+}
+
 struct Edge {
-    fs: VolumeFs,
-    ended: Option<Box<dyn FnOnce() + Send + Sync>>,
+    fs: Arc<VolumeFs>,
+    offer: Offer,
+    rings: Option<Arc<Rings>>,
+    ended: Ended,
 }
 
 fn error(errno: Errno) -> fuser::Errno {
@@ -160,6 +282,11 @@ impl Filesystem for Edge {
                 log::info!("this kernel lacks {wanted:?}; going on without");
             }
         }
+        if self.offer.wanted {
+            let over_uring = InitFlags::from_bits_retain(INIT_OVER_URING);
+            let taken = config.add_capabilities(over_uring).is_ok();
+            self.offer.taken.store(taken, Ordering::Relaxed);
+        }
         let settled = config
             .set_max_background(BACKGROUND_MAX)
             .and_then(|_| config.set_congestion_threshold(BACKGROUND_MAX))
@@ -173,9 +300,12 @@ impl Filesystem for Edge {
     }
 
     fn destroy(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            ended();
+        // One that was given up before it served has nobody to wait for or to tell.
+        let Some(tell) = self.ended.take() else { return };
+        if let Some(rings) = self.rings.take() {
+            rings.wait_for_end();
         }
+        tell();
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -511,12 +641,8 @@ impl Filesystem for Edge {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 => Allocate::Room { keep_size },
-            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size },
-            libc::FALLOC_FL_PUNCH_HOLE => Allocate::Punch,
-            _ => return reply.error(error(Errno::EOPNOTSUPP)),
+        let Some(what) = Allocate::of_mode(mode) else {
+            return reply.error(error(Errno::EOPNOTSUPP));
         };
         self.fs.fallocate(handle.0, offset, length, what, |outcome| empty(reply, outcome));
     }
@@ -530,13 +656,10 @@ impl Filesystem for Edge {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let what = match whence {
-            libc::SEEK_DATA => Seek::Data,
-            libc::SEEK_HOLE => Seek::Hole,
-            _ => return reply.error(error(Errno::EINVAL)),
-        };
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(error(Errno::ENXIO)) };
-        match self.fs.lseek(handle.0, offset, what) {
+        let found = Seek::of_whence(whence).and_then(|what| {
+            self.fs.lseek(handle.0, u64::try_from(offset).map_err(|_| Errno::ENXIO)?, what)
+        });
+        match found {
             Ok(found) => reply.offset(found as i64),
             Err(errno) => reply.error(error(errno)),
         }

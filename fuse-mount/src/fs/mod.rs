@@ -1,9 +1,9 @@
 //! The file system: what each file operation means for volumes, in types of ours.
 //!
 //! ```text
-//!   fuser_edge ──(requests, reply callbacks)── VolumeFs ──┬── handles, inode
-//!                                                        ├── pool ── volumes ── engine
-//!                                                        └── Volume::read/write/trim/flush
+//!   fuser_edge ──┬─(requests, reply callbacks)── VolumeFs ──┬── handles, inode
+//!        uring ──┘                                          ├── pool ── volumes ── engine
+//!                                                           └── Volume::read/write/trim/flush
 //! ```
 //! Reads, writes, trims and flushes of open files go straight to the engine on the calling
 //! thread and are answered by its callback; everything that may wait for the store goes through
@@ -20,6 +20,8 @@ mod io;
 pub(crate) mod pool;
 pub(crate) mod space;
 pub(crate) mod status;
+pub(crate) mod transport;
+mod uring;
 pub(crate) mod volumes;
 
 use std::ffi::OsStr;
