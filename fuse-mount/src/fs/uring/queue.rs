@@ -206,16 +206,11 @@ impl Queue {
             ring.commands -= 1;
             match (done.result(), u16::try_from(done.user_data())) {
                 (0.., Ok(slot)) => requests.push(slot),
+                (code, _) if is_end(-code) => ring.ended = true,
+                // The entry is lost; the others go on.
                 (code, slot) => {
-                    // What remains of the entries is lost either way.
-                    if !matches!(-code, libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED) {
-                        let error = io::Error::from_raw_os_error(-code);
-                        log::error!(
-                            "queue {}: the kernel refused entry {slot:?}: {error}",
-                            self.id
-                        );
-                    }
-                    ring.ended = true;
+                    let error = io::Error::from_raw_os_error(-code);
+                    log::error!("queue {}: the kernel refuses entry {slot:?}: {error}", self.id);
                 }
             }
         }
@@ -268,6 +263,11 @@ impl Ring {
             Err((_, error)) => Err(error),
         }
     }
+}
+
+/// Whether a command failed because the connection has ended.
+fn is_end(errno: i32) -> bool {
+    matches!(errno, libc::ENOTCONN | libc::ECONNABORTED | libc::ECANCELED | libc::ENODEV)
 }
 
 /// Sets a command's `len`, for which the builder has no word.
