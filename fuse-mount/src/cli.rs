@@ -107,6 +107,9 @@ pub(crate) struct MountFlags {
     /// Let other users in; file modes and owners decide [env: LSVD_ALLOW_OTHER]
     #[arg(long)]
     pub(crate) allow_other: bool,
+    /// How requests come from the kernel: uring, dev-fuse, or auto for the faster that there is [env: LSVD_TRANSPORT] [default: auto]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) transport: Option<String>,
     /// How old a view of a volume that is only read may get while another host writes it [env: LSVD_FOLLOW_INTERVAL] [default: 5s]
     #[arg(long, value_name = "TIME")]
     pub(crate) follow_interval: Option<String>,
@@ -262,6 +265,23 @@ pub(crate) enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Keep points of a volume's history, and go back to them
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Snapshot {
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
+    /// Make a volume that begins as another one is, or was
+    #[command(
+        after_help = "Examples:\n  lsvd-fuse clone disk.img copy.img                           as it is now\n  lsvd-fuse clone disk.img@monday copy.img                    as a snapshot has it\n  lsvd-fuse clone 'disk.img@{2026-11-20T12:00:00Z}' old.img   as it was in the store at that time (UTC)\n  lsvd-fuse clone disk.img@#4711 old.img                      as it was after object 4711 (see inspect)\n\nNothing is copied: both share what neither has overwritten. The past is there until it is collected."
+    )]
+    Clone {
+        /// The volume, and which point of its history: NAME, NAME@SNAPSHOT, NAME@{TIME} or NAME@#OBJECT
+        #[arg(value_name = "NAME[@POINT]")]
+        from: OsString,
+        /// The new volume
+        new: OsString,
+    },
     /// Make what was written so far durable on the SSD, or in the store
     #[command(
         after_help = "Example:\n  lsvd-fuse flush disk.img --wait      returns when the store holds everything"
@@ -294,6 +314,61 @@ pub(crate) enum Command {
     DiscardLog {
         /// The volume
         name: OsString,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Keep a volume as it is now, with everything written before
+    #[command(
+        after_help = "Example:\n  lsvd-fuse snapshot create disk.img@monday\n\nWrites go on meanwhile. It returns when the store holds all of it; in a mount it is then the file .snapshots/disk.img/monday."
+    )]
+    Create {
+        /// NAME@SNAPSHOT
+        #[arg(value_name = "NAME@SNAPSHOT")]
+        snapshot: OsString,
+    },
+    /// List the snapshots of a volume
+    #[command(
+        visible_alias = "ls",
+        after_help = "Example:\n  lsvd-fuse snapshot list disk.img\n\nEXCLUSIVE is what would come free in the store if that one were deleted."
+    )]
+    List {
+        /// The volume
+        name: OsString,
+    },
+    /// Delete a snapshot; the room that it alone took up comes back
+    #[command(
+        visible_alias = "rm",
+        after_help = "Example:\n  lsvd-fuse snapshot delete disk.img@monday\n\nRefused if it is protected, open, or has clones."
+    )]
+    Delete {
+        /// NAME@SNAPSHOT
+        #[arg(value_name = "NAME@SNAPSHOT")]
+        snapshot: OsString,
+    },
+    /// Make a volume what it was when a snapshot was made; what was written since is gone
+    #[command(
+        after_help = "Example:\n  lsvd-fuse snapshot rollback disk.img@monday\n\nRefused while a program uses the volume. Other snapshots stay, also later ones."
+    )]
+    Rollback {
+        /// NAME@SNAPSHOT
+        #[arg(value_name = "NAME@SNAPSHOT")]
+        snapshot: OsString,
+    },
+    /// Keep a snapshot from being deleted
+    #[command(after_help = "Example:\n  lsvd-fuse snapshot protect disk.img@monday")]
+    Protect {
+        /// NAME@SNAPSHOT
+        #[arg(value_name = "NAME@SNAPSHOT")]
+        snapshot: OsString,
+    },
+    /// Let a snapshot be deleted again
+    #[command(after_help = "Example:\n  lsvd-fuse snapshot unprotect disk.img@monday")]
+    Unprotect {
+        /// NAME@SNAPSHOT
+        #[arg(value_name = "NAME@SNAPSHOT")]
+        snapshot: OsString,
     },
 }
 

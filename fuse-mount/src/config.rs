@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
+use crate::fs::transport::Transport;
 use crate::sizes::{parse_bytes, parse_duration, show_bytes, show_duration};
 
 use layers::{Layers, in_file};
@@ -86,6 +87,7 @@ pub(crate) struct Settings {
     pub(crate) cache_dir: Setting<PathBuf>,
     pub(crate) read_only: Setting<bool>,
     pub(crate) allow_other: Setting<bool>,
+    pub(crate) transport: Setting<Transport>,
     no_fencing: Setting<bool>,
     follow_interval: Setting<Duration>,
     pub(crate) fail_fast: Setting<bool>,
@@ -119,6 +121,7 @@ impl Settings {
             cache_dir: layers.get("cache-dir", None, default_cache_dir, parse_dir)?,
             read_only: layers.get("read-only", None, || false, parse_bool)?,
             allow_other: layers.get("allow-other", None, || false, parse_bool)?,
+            transport: layers.get("transport", None, || Transport::Auto, Transport::parse)?,
             no_fencing: layers.get("no-fencing", None, || false, parse_bool)?,
             follow_interval: layers.get(
                 "follow-interval",
@@ -174,6 +177,7 @@ impl Settings {
             row("memory", &self.memory, |bytes| show_bytes(*bytes)),
             row("read-only", &self.read_only, ToString::to_string),
             row("allow-other", &self.allow_other, ToString::to_string),
+            row("transport", &self.transport, ToString::to_string),
             row("no-fencing", &self.no_fencing, ToString::to_string),
             row("follow-interval", &self.follow_interval, |age| show_duration(*age)),
             row("fail-fast", &self.fail_fast, ToString::to_string),

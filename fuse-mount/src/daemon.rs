@@ -27,6 +27,7 @@ use crate::exit::usage;
 use crate::fs::VolumeFs;
 use crate::fs::fuser_edge::{self, MountFlags};
 use crate::fs::status::{self, DaemonFacts};
+use crate::fs::transport::InUse;
 use crate::fs::volumes::Volumes;
 use crate::mounts::{self, UnmountError};
 use crate::{await_store, signals, users};
@@ -65,9 +66,10 @@ pub(crate) fn serve(settings: &Settings, mountpoint: &Path, reporter: &mut Repor
         source: mounts::source_for(&facts.control_socket),
         read_only: settings.read_only.value,
         allow_other: settings.allow_other.value,
+        transport: settings.transport.value,
     };
     let ended = events.clone();
-    fuser_edge::mount(fs, mountpoint, &flags, move || {
+    fuser_edge::mount(fs, mountpoint, &flags, &facts.transport, move || {
         // The receiver lives as long as the daemon.
         let _ = ended.send(Event::Ended);
     })
@@ -132,6 +134,7 @@ fn facts(settings: &Settings, mountpoint: &Path) -> DaemonFacts {
         store: settings.store.value.clone(),
         cache_dir,
         read_only,
+        transport: InUse::default(),
         started: Instant::now(),
     }
 }

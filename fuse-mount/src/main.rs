@@ -17,6 +17,7 @@ mod daemon;
 mod daemonize;
 mod exit;
 mod fs;
+mod moment;
 mod mounts;
 mod output;
 mod signals;

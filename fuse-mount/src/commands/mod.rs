@@ -12,6 +12,7 @@ mod list;
 mod mount;
 mod rename;
 mod resize;
+mod snapshot;
 mod unmount;
 
 use std::ffi::{OsStr, OsString};
@@ -66,6 +67,8 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         Command::Gc { name, target, now } => {
             gc::run(&settings, &name, target.as_deref(), now, output)
         }
+        Command::Snapshot { command } => snapshot::run(&settings, &command, output),
+        Command::Clone { from, new } => snapshot::run_clone(&settings, &from, &new, output),
         Command::Flush { name, wait } => flush::run(&settings, &name, wait, output),
         Command::Inspect { name, object, map } => {
             inspect::run(&settings, &name, object, map, output)

@@ -11,13 +11,14 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 23] = [
     "store",
     "cache-dir",
     "cache-size",
     "memory",
     "read-only",
     "allow-other",
+    "transport",
     "no-fencing",
     "follow-interval",
     "log-size",
@@ -182,6 +183,7 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("memory", mount.memory.clone()),
         ("read-only", mount.read_only.then(|| "true".to_owned())),
         ("allow-other", mount.allow_other.then(|| "true".to_owned())),
+        ("transport", mount.transport.clone()),
         ("no-fencing", global.no_fencing.then(|| "true".to_owned())),
         ("follow-interval", mount.follow_interval.clone()),
         ("log-size", mount.log_size.clone()),

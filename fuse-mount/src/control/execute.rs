@@ -7,6 +7,7 @@ use lsvd_volume::{Inspect, ObjectSeq, VolumeName};
 use serde_json::{Value, json};
 
 use super::protocol::{Part, Request, Response};
+use super::snapshots;
 use crate::exit::usage;
 use crate::fs::inode::Node;
 use crate::fs::volumes::Volumes;
@@ -60,6 +61,12 @@ pub(crate) fn execute(
             }))
         }
         Request::Inspect { name, part } => inspect(volumes, name, *part),
+        Request::SnapshotCreate { .. }
+        | Request::SnapshotList { .. }
+        | Request::SnapshotDelete { .. }
+        | Request::SnapshotRollback { .. }
+        | Request::SnapshotProtect { .. }
+        | Request::Clone { .. } => snapshots::execute(volumes, request),
         Request::DiscardLog { name } => {
             let bytes = volumes.discard_log(&*volumes.find(&VolumeName::new(name)?)?)?;
             Ok(json!({ "volume": name, "discarded_bytes": bytes }))

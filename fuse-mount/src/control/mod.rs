@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod execute;
 pub(crate) mod protocol;
 pub(crate) mod server;
+mod snapshots;
 
 use std::path::{Path, PathBuf};
 

@@ -59,6 +59,32 @@ pub(crate) enum Request {
         name: String,
         part: Part,
     },
+    SnapshotCreate {
+        name: String,
+        snapshot: String,
+    },
+    SnapshotList {
+        name: String,
+    },
+    SnapshotDelete {
+        name: String,
+        snapshot: String,
+    },
+    SnapshotRollback {
+        name: String,
+        snapshot: String,
+    },
+    SnapshotProtect {
+        name: String,
+        snapshot: String,
+        protected: bool,
+    },
+    Clone {
+        name: String,
+        point: Point,
+        new: String,
+        attrs: FileAttrs,
+    },
     DiscardLog {
         name: String,
     },
@@ -80,6 +106,19 @@ pub(crate) enum End {
     Force,
 }
 
+/// A point of a volume's history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Point {
+    /// As it is now.
+    Head,
+    Snapshot(String),
+    /// When this object was committed.
+    Object(u64),
+    /// At this time, in milliseconds since 1970.
+    Time(u64),
+}
+
 /// A part of a volume to look into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -98,6 +137,7 @@ impl Request {
                 | Self::List
                 | Self::Info { .. }
                 | Self::Inspect { .. }
+                | Self::SnapshotList { .. }
                 | Self::Flush { wait: false, .. }
         )
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lsvd_volume::Volume;
 use parking_lot::RwLock;
 
 use super::inode::{Kind, Node};
@@ -18,6 +19,8 @@ pub(crate) struct DirEntry {
 pub(crate) enum Handle {
     /// A volume.
     Volume { node: Arc<Node>, write: bool },
+    /// A snapshot.
+    Snapshot(Arc<Volume>),
     /// A directory, as it was when it was opened.
     Directory(Vec<DirEntry>),
     /// A status file, as it was when it was opened.

@@ -4,6 +4,7 @@
 //!   1  /                     lists the volumes
 //!   2  /.lsvd                status files
 //!   3  /.lsvd/status.json
+//!   4  /.snapshots           what lies below is the matter of `snapshots`
 //!   …  one per volume, from its uuid: stable over renames and mounts
 //! ```
 
@@ -20,11 +21,15 @@ pub(crate) const ROOT: u64 = 1;
 pub(crate) const STATUS_DIR: u64 = 2;
 /// The status file.
 pub(crate) const STATUS_FILE: u64 = 3;
+/// The directory of snapshots.
+pub(crate) const SNAPSHOT_DIR: u64 = 4;
 /// Inodes below this are not volumes.
 const FIRST_VOLUME: u64 = 16;
 
 /// Name of [`STATUS_DIR`] in the root.
 pub(crate) const STATUS_DIR_NAME: &str = ".lsvd";
+/// Name of [`SNAPSHOT_DIR`] in the root.
+pub(crate) const SNAPSHOT_DIR_NAME: &str = ".snapshots";
 /// Name of [`STATUS_FILE`] in [`STATUS_DIR`].
 pub(crate) const STATUS_FILE_NAME: &str = "status.json";
 

@@ -27,6 +27,30 @@ pub(crate) enum Seek {
     Hole,
 }
 
+impl Allocate {
+    /// What a mode of `fallocate(2)` asks for; `None` if that is nothing that is done here.
+    pub(crate) fn of_mode(mode: i32) -> Option<Self> {
+        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+        match mode & !libc::FALLOC_FL_KEEP_SIZE {
+            0 => Some(Self::Room { keep_size }),
+            libc::FALLOC_FL_ZERO_RANGE => Some(Self::Zero { keep_size }),
+            libc::FALLOC_FL_PUNCH_HOLE => Some(Self::Punch),
+            _ => None,
+        }
+    }
+}
+
+impl Seek {
+    /// What a `whence` of `lseek(2)` asks for.
+    fn of_whence(whence: i32) -> Outcome<Self> {
+        match whence {
+            libc::SEEK_DATA => Ok(Self::Data),
+            libc::SEEK_HOLE => Ok(Self::Hole),
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
 impl VolumeFs {
     /// Reads; short only at the end of the file.
     pub(crate) fn read(
@@ -53,6 +77,9 @@ impl VolumeFs {
                     done(outcome.map_err(|error| Errno::of("read", &error)));
                 });
             }
+            Handle::Snapshot(volume) => volume.read(offset, len, move |outcome| {
+                done(outcome.map_err(|error| Errno::of("read", &error)));
+            }),
             Handle::Text(text) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
                 let end = start.saturating_add(len).min(text.len());
@@ -108,7 +135,7 @@ impl VolumeFs {
                 }
                 _ => done(Ok(())),
             },
-            Handle::Directory(_) | Handle::Text(_) => done(Ok(())),
+            Handle::Directory(_) | Handle::Text(_) | Handle::Snapshot(_) => done(Ok(())),
         }
     }
 
@@ -157,14 +184,17 @@ impl VolumeFs {
     pub(crate) fn lseek(
         &self,
         handle: u64,
-        offset: u64,
-        what: Seek,
+        offset: i64,
+        whence: i32,
         done: impl FnOnce(Outcome<u64>) + Send + 'static,
     ) {
-        let (volume, size) = match self.sought(handle) {
-            Ok((_, size)) if offset >= size => return done(Err(Errno::ENXIO)),
-            Ok(found) => found,
+        let asked = Seek::of_whence(whence).and_then(|what| Ok((what, self.sought(handle)?)));
+        let (what, (volume, size)) = match asked {
+            Ok(asked) => asked,
             Err(errno) => return done(Err(errno)),
+        };
+        let Some(offset) = u64::try_from(offset).ok().filter(|offset| *offset < size) else {
+            return done(Err(Errno::ENXIO));
         };
         let failed = |error| Errno::of("lseek", &error);
         match what {
@@ -181,10 +211,15 @@ impl VolumeFs {
 
     fn sought(&self, handle: u64) -> Outcome<(Arc<Volume>, u64)> {
         let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
-        let Handle::Volume { node, .. } = &*handle else { return Err(Errno::EINVAL) };
-        let volume = node.volume().ok_or(Errno::EIO)?;
-        let size = node.size_in(&volume);
-        Ok((volume, size))
+        match &*handle {
+            Handle::Volume { node, .. } => {
+                let volume = node.volume().ok_or(Errno::EIO)?;
+                let size = node.size_in(&volume);
+                Ok((volume, size))
+            }
+            Handle::Snapshot(volume) => Ok((Arc::clone(volume), volume.size_bytes())),
+            Handle::Directory(_) | Handle::Text(_) => Err(Errno::EINVAL),
+        }
     }
 }
 

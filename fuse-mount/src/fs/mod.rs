@@ -1,9 +1,9 @@
 //! The file system: what each file operation means for volumes, in types of ours.
 //!
 //! ```text
-//!   fuser_edge ──(requests, reply callbacks)── VolumeFs ──┬── handles, inode
-//!                                                        ├── pool ── volumes ── engine
-//!                                                        └── Volume::read/write/trim/flush
+//!   fuser_edge ──┬─(requests, reply callbacks)── VolumeFs ──┬── handles, inode
+//!        uring ──┘                                          ├── pool ── volumes ── engine
+//!                                                           └── Volume::read/write/trim/flush
 //! ```
 //! Reads, writes, trims and flushes of open files go straight to the engine on the calling
 //! thread and are answered by its callback; everything that may wait for the store goes through
@@ -18,8 +18,11 @@ pub(crate) mod handles;
 pub(crate) mod inode;
 mod io;
 pub(crate) mod pool;
+mod snapshots;
 pub(crate) mod space;
 pub(crate) mod status;
+pub(crate) mod transport;
+mod uring;
 pub(crate) mod volumes;
 
 use std::ffi::OsStr;
@@ -32,9 +35,11 @@ use directory::Known;
 use errno::Errno;
 use handles::{DirEntry, Handle, Handles};
 use inode::{
-    Attr, Kind, Node, ROOT, STATUS_DIR, STATUS_DIR_NAME, STATUS_FILE, STATUS_FILE_NAME, now_ms,
+    Attr, Kind, Node, ROOT, SNAPSHOT_DIR, SNAPSHOT_DIR_NAME, STATUS_DIR, STATUS_DIR_NAME,
+    STATUS_FILE, STATUS_FILE_NAME, now_ms,
 };
 use pool::Pool;
+use snapshots::SnapshotTree;
 use space::{Space, StoreRoom};
 use status::DaemonFacts;
 use volumes::Volumes;
@@ -66,6 +71,7 @@ pub(crate) struct Owner {
 pub(crate) struct VolumeFs {
     volumes: Arc<Volumes>,
     handles: Arc<Handles>,
+    snapshots: Arc<SnapshotTree>,
     pool: Pool,
     room: StoreRoom,
     facts: DaemonFacts,
@@ -80,6 +86,7 @@ impl VolumeFs {
         Ok(Self {
             volumes,
             handles: Arc::default(),
+            snapshots: Arc::default(),
             pool: Pool::start(POOL_THREADS)?,
             room: StoreRoom::of_url(&facts.store),
             facts,
@@ -103,7 +110,17 @@ impl VolumeFs {
         match parent {
             STATUS_DIR if name == STATUS_FILE_NAME => return done(Ok(self.fixed(STATUS_FILE))),
             ROOT if name == STATUS_DIR_NAME => return done(Ok(self.fixed(STATUS_DIR))),
-            ROOT => {}
+            ROOT if name == SNAPSHOT_DIR_NAME => return done(Ok(self.fixed(SNAPSHOT_DIR))),
+            ROOT | SNAPSHOT_DIR => {}
+            _ if self.snapshots.holds(parent) => {
+                let (volumes, snapshots) = (self.volumes.clone(), self.snapshots.clone());
+                let name = name.to_owned();
+                return self.pool.run(move || {
+                    let found = snapshots.snapshot(&volumes, parent, &name);
+                    let found = found.ok_or(Errno::ENOTDIR);
+                    done(found.and_then(|f| f.map_err(|error| Errno::of("lookup", &error))));
+                });
+            }
             _ => return done(Err(Errno::ENOENT)),
         }
         let name = match checked(name) {
@@ -112,6 +129,13 @@ impl VolumeFs {
             Err(Errno::ENAMETOOLONG) => return done(Err(Errno::ENAMETOOLONG)),
             Err(_) => return done(Err(Errno::ENOENT)),
         };
+        if parent == SNAPSHOT_DIR {
+            let (volumes, snapshots) = (self.volumes.clone(), self.snapshots.clone());
+            return self.pool.run(move || {
+                let found = snapshots.volume(&volumes, &name);
+                done(found.map_err(|error| Errno::of("lookup", &error)));
+            });
+        }
         match self.volumes.find_at_once(&name) {
             Known::Sure(node) => done(Ok(node.attr())),
             Known::Absent => done(Err(Errno::ENOENT)),
@@ -129,8 +153,11 @@ impl VolumeFs {
 
     /// What `stat` shows.
     pub(crate) fn getattr(&self, ino: u64, done: impl FnOnce(Outcome<Attr>) + Send + 'static) {
-        if let ROOT | STATUS_DIR | STATUS_FILE = ino {
+        if let ROOT | STATUS_DIR | STATUS_FILE | SNAPSHOT_DIR = ino {
             return done(Ok(self.fixed(ino)));
+        }
+        if let Some(attr) = self.snapshots.attr(ino) {
+            return done(Ok(attr));
         }
         let Some(node) = self.volumes.by_ino(ino) else { return done(Err(Errno::ESTALE)) };
         let name = node.name();
@@ -164,6 +191,9 @@ impl VolumeFs {
                 return done(Ok(self.fixed(ROOT)));
             }
             STATUS_DIR | STATUS_FILE => return done(Err(Errno::EPERM)),
+            _ if ino == SNAPSHOT_DIR || self.snapshots.holds(ino) => {
+                return done(Err(Errno::EROFS));
+            }
             _ => {}
         }
         let Some(node) = self.volumes.by_ino(ino) else { return done(Err(Errno::ESTALE)) };
@@ -266,7 +296,9 @@ impl VolumeFs {
                 let text = status::document(&self.facts, &self.volumes);
                 return done(Ok(self.handles.insert(Handle::Text(text))));
             }
-            ROOT | STATUS_DIR => return done(Err(Errno::EISDIR)),
+            ROOT | STATUS_DIR | SNAPSHOT_DIR => return done(Err(Errno::EISDIR)),
+            _ if self.snapshots.holds(ino) && write => return done(Err(Errno::EROFS)),
+            _ if self.snapshots.holds(ino) => return self.open_snapshot(ino, done),
             _ => {}
         }
         let Some(node) = self.volumes.by_ino(ino) else { return done(Err(Errno::ESTALE)) };
@@ -285,6 +317,16 @@ impl VolumeFs {
             }
             Err(error) => done(Err(Errno::of("open", &error))),
         }
+    }
+
+    fn open_snapshot(&self, ino: u64, done: impl FnOnce(Outcome<u64>) + Send + 'static) {
+        let (volumes, snapshots) = (self.volumes.clone(), self.snapshots.clone());
+        let handles = self.handles.clone();
+        self.pool.run(move || {
+            let opened = snapshots.open(&volumes, ino).ok_or(Errno::EISDIR);
+            let opened = opened.and_then(|o| o.map_err(|error| Errno::of("open", &error)));
+            done(opened.map(|volume| handles.insert(Handle::Snapshot(volume))));
+        });
     }
 
     /// Gives a file's handle back.
@@ -323,6 +365,11 @@ impl VolumeFs {
                             kind: Kind::Directory,
                             name: STATUS_DIR_NAME.into(),
                         });
+                        entries.push(DirEntry {
+                            ino: SNAPSHOT_DIR,
+                            kind: Kind::Directory,
+                            name: SNAPSHOT_DIR_NAME.into(),
+                        });
                         entries.extend(nodes.iter().map(|node| DirEntry {
                             ino: node.ino,
                             kind: Kind::File,
@@ -333,7 +380,36 @@ impl VolumeFs {
                     done(listed.map_err(|error| Errno::of("opendir", &error)));
                 });
             }
-            _ => done(Err(Errno::ENOTDIR)),
+            SNAPSHOT_DIR => {
+                let (volumes, snapshots) = (self.volumes.clone(), self.snapshots.clone());
+                let handles = self.handles.clone();
+                self.pool.run(move || {
+                    let listed = volumes.list_nodes().map(|nodes| {
+                        let mut entries = dots(SNAPSHOT_DIR);
+                        for name in nodes.iter().map(|node| node.name()) {
+                            if let Ok(attr) = snapshots.volume(&volumes, &name) {
+                                let (ino, kind) = (attr.ino, attr.kind);
+                                entries.push(DirEntry { ino, kind, name: name.to_string() });
+                            }
+                        }
+                        handles.insert(Handle::Directory(entries))
+                    });
+                    done(listed.map_err(|error| Errno::of("opendir", &error)));
+                });
+            }
+            _ => {
+                let (volumes, snapshots) = (self.volumes.clone(), self.snapshots.clone());
+                let handles = self.handles.clone();
+                self.pool.run(move || {
+                    let names = snapshots.names(&volumes, ino).ok_or(Errno::ENOTDIR);
+                    let names = names.and_then(|n| n.map_err(|e| Errno::of("opendir", &e)));
+                    done(names.map(|names| {
+                        let mut entries = dots(ino);
+                        entries.extend(names);
+                        handles.insert(Handle::Directory(entries))
+                    }));
+                });
+            }
         }
     }
 
@@ -358,7 +434,10 @@ impl VolumeFs {
         if self.volumes.is_read_only() {
             return Err(Errno::EROFS);
         }
-        if parent != ROOT || name == STATUS_DIR_NAME {
+        if parent == SNAPSHOT_DIR || self.snapshots.holds(parent) {
+            return Err(Errno::EROFS);
+        }
+        if parent != ROOT || name == STATUS_DIR_NAME || name == SNAPSHOT_DIR_NAME {
             return Err(Errno::EPERM);
         }
         checked(name)
@@ -368,7 +447,7 @@ impl VolumeFs {
         let root = *self.root.lock();
         let (kind, mode) = match ino {
             ROOT => (Kind::Directory, root.mode),
-            STATUS_DIR => (Kind::Directory, 0o555),
+            STATUS_DIR | SNAPSHOT_DIR => (Kind::Directory, 0o555),
             _ => (Kind::File, 0o444),
         };
         Attr {

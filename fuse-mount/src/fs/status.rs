@@ -8,6 +8,7 @@ use std::time::Instant;
 use lsvd_volume::RequestStats;
 use serde_json::{Value, json};
 
+use super::transport::InUse;
 use super::volumes::Volumes;
 
 /// What the file says of the daemon itself.
@@ -18,6 +19,7 @@ pub(crate) struct DaemonFacts {
     pub(crate) store: String,
     pub(crate) cache_dir: PathBuf,
     pub(crate) read_only: bool,
+    pub(crate) transport: InUse,
     pub(crate) started: Instant,
 }
 
@@ -31,6 +33,7 @@ pub(crate) fn daemon(facts: &DaemonFacts) -> Value {
         "store": facts.store,
         "cache_dir": facts.cache_dir,
         "read_only": facts.read_only,
+        "transport": facts.transport.get().to_string(),
         "uptime_seconds": facts.started.elapsed().as_secs(),
     })
 }

@@ -420,6 +420,35 @@ impl Volumes {
         deleted
     }
 
+    /// Makes a volume that nobody uses what it was when a snapshot was made.
+    pub(crate) fn roll_back(&self, node: &Arc<Node>, snapshot: &VolumeName) -> Result<()> {
+        let _shape = node.shape.lock();
+        let name = node.name();
+        self.refuse_if_read_only(&name)?;
+        let users = node.meta.lock().users;
+        if users > 0 {
+            let by = format!("{users} open file{} of the mount", if users == 1 { "" } else { "s" });
+            return Err(Error::InUse { volume: name.to_string(), by });
+        }
+        // Fails at once for a snapshot that is not there, before the volume is closed.
+        self.engine.snapshot_exists(&name, snapshot)?;
+        self.ensure_open_in_shape(node, true)?;
+        node.set_volume(None);
+        self.engine.close(&name, Close::Drain)?;
+        let rolled = self.engine.roll_back(&name, snapshot);
+        self.directory.lock().changed();
+        let info = self.engine.info(&name)?;
+        node.end_with_volume();
+        node.touch();
+        node.meta.lock().size_bytes = info.size_bytes;
+        rolled
+    }
+
+    /// Notes that a volume was made.
+    pub(crate) fn made(&self, name: &VolumeName, info: &VolumeInfo) {
+        self.directory.lock().created(name.clone(), info);
+    }
+
     /// Gives up a stale log.
     pub(crate) fn discard_log(&self, node: &Node) -> Result<u64> {
         let _shape = node.shape.lock();

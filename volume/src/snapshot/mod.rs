@@ -242,6 +242,14 @@ impl Engine {
         superblock.snapshots.get(nth).cloned().ok_or_else(|| missing(name, snapshot))
     }
 
+    /// Fails if there is no such snapshot.
+    ///
+    /// # Errors
+    /// That, or the store's.
+    pub fn snapshot_exists(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<()> {
+        self.snapshot(name, snapshot).map(drop)
+    }
+
     fn change_snapshot(
         &self,
         name: &VolumeName,

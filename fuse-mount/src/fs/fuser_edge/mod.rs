@@ -1,28 +1,39 @@
-//! The only file that names `fuser`: requests in, replies out, and the mount itself.
+//! The only module that names `fuser`: requests in, replies out, and the mount itself
+//! ([`session`]).
 //!
 //! Attributes and names are never cached by the kernel (time to live 0): commands and other
 //! hosts change them behind its back, and asking costs microseconds.
 //!
 //! `POSIX_LOCKS` is not asked for, so the kernel keeps all locks itself: every lock, also the
 //! open-file-description locks of QEMU, works among the programs of this host.
+//!
+//! Where requests come over io_uring (see [`super::uring`]), this is left with the mount itself and
+//! the few messages that keep coming over /dev/fuse.
+
+mod session;
 
 use std::ffi::OsStr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, Config, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenAccMode, OpenFlags,
-    RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, Session, SessionACL,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::errno::Errno;
 use super::handles::Handle;
 use super::inode::{Attr, Kind, now_ms};
-use super::io::{Allocate, Seek};
+use super::io::Allocate;
+use super::uring::Rings;
+use super::uring::abi::INIT_OVER_URING;
 use super::{Changes, Owner, VolumeFs};
+use session::{Ended, Offer};
+pub(crate) use session::{MountFlags, mount};
 
 /// The kernel asks again each time.
 const TTL: Duration = Duration::ZERO;
@@ -33,46 +44,12 @@ const BACKGROUND_MAX: u16 = 256;
 /// Largest write request.
 const WRITE_BYTES_MAX: u32 = 1 << 20;
 
-/// How to mount.
-#[derive(Clone, Debug)]
-pub(crate) struct MountFlags {
-    /// Shown as the mount's source; names the control socket.
-    pub(crate) source: String,
-    pub(crate) read_only: bool,
-    pub(crate) allow_other: bool,
-}
-
-/// Mounts and serves from threads of its own; `ended` is called when the mount is gone.
-///
-/// # Errors
-/// If the kernel or `fusermount3` refuses.
-pub(crate) fn mount(
-    fs: VolumeFs,
-    mountpoint: &Path,
-    flags: &MountFlags,
-    ended: impl FnOnce() + Send + Sync + 'static,
-) -> std::io::Result<()> {
-    let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(flags.source.clone()),
-        // Owners and modes of files mean something, so the kernel checks them.
-        MountOption::DefaultPermissions,
-        if flags.read_only { MountOption::RO } else { MountOption::RW },
-    ];
-    config.acl = if flags.allow_other { SessionACL::All } else { SessionACL::Owner };
-    // More threads than cores halve the speed.
-    config.n_threads = Some(std::thread::available_parallelism().map_or(1, usize::from));
-    let session = Session::new(Edge { fs, ended: Some(Box::new(ended)) }, mountpoint, &config)?;
-    let running = session.spawn()?;
-    // Dropping it would unmount whatever is mounted there by then. `mounts::unmount` knows
-    // what is ours; the session itself ends when the mount does.
-    std::mem::forget(running);
-    Ok(())
-}
-
+/// What fuser calls.
 struct Edge {
-    fs: VolumeFs,
-    ended: Option<Box<dyn FnOnce() + Send + Sync>>,
+    fs: Arc<VolumeFs>,
+    offer: Offer,
+    rings: Option<Arc<Rings>>,
+    ended: Ended,
 }
 
 fn error(errno: Errno) -> fuser::Errno {
@@ -160,6 +137,11 @@ impl Filesystem for Edge {
                 log::info!("this kernel lacks {wanted:?}; going on without");
             }
         }
+        if self.offer.wanted {
+            let over_uring = InitFlags::from_bits_retain(INIT_OVER_URING);
+            let taken = config.add_capabilities(over_uring).is_ok();
+            self.offer.taken.store(taken, Ordering::Relaxed);
+        }
         let settled = config
             .set_max_background(BACKGROUND_MAX)
             .and_then(|_| config.set_congestion_threshold(BACKGROUND_MAX))
@@ -173,9 +155,12 @@ impl Filesystem for Edge {
     }
 
     fn destroy(&mut self) {
-        if let Some(ended) = self.ended.take() {
-            ended();
+        // One that was given up before it served has nobody to wait for or to tell.
+        let Some(tell) = self.ended.take() else { return };
+        if let Some(rings) = self.rings.take() {
+            rings.wait_for_end();
         }
+        tell();
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
@@ -511,12 +496,8 @@ impl Filesystem for Edge {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
-        let what = match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 => Allocate::Room { keep_size },
-            libc::FALLOC_FL_ZERO_RANGE => Allocate::Zero { keep_size },
-            libc::FALLOC_FL_PUNCH_HOLE => Allocate::Punch,
-            _ => return reply.error(error(Errno::EOPNOTSUPP)),
+        let Some(what) = Allocate::of_mode(mode) else {
+            return reply.error(error(Errno::EOPNOTSUPP));
         };
         self.fs.fallocate(handle.0, offset, length, what, |outcome| empty(reply, outcome));
     }
@@ -530,13 +511,7 @@ impl Filesystem for Edge {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let what = match whence {
-            libc::SEEK_DATA => Seek::Data,
-            libc::SEEK_HOLE => Seek::Hole,
-            _ => return reply.error(error(Errno::EINVAL)),
-        };
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(error(Errno::ENXIO)) };
-        self.fs.lseek(handle.0, offset, what, |outcome| match outcome {
+        self.fs.lseek(handle.0, offset, whence, |outcome| match outcome {
             Ok(found) => reply.offset(found as i64),
             Err(errno) => reply.error(error(errno)),
         });
