@@ -244,6 +244,40 @@ pub(crate) enum Command {
     Delete {
         /// The volume
         name: OsString,
+        /// Delete it also if its superblock is damaged or missing
+        #[arg(long)]
+        force: bool,
+    },
+    /// Prove volumes from the store alone: map, objects, what leaks
+    #[command(
+        after_help = "Examples:\n  lsvd-fuse check disk.img             the map against the objects' headers\n  lsvd-fuse check disk.img --deep      every byte of data as well\n  lsvd-fuse check                      all volumes, and what belongs to none\n  lsvd-fuse check --repair             also delete what leaked and finish what was cut short\n\nVolumes may be in use, here and elsewhere. Exit code 1 if there is damage, which is never repaired. Ctrl-C leaves off and prints what was found."
+    )]
+    Check {
+        /// The volume [default: all]
+        name: Option<OsString>,
+        /// All volumes, and what belongs to none
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+        /// Delete what is proved to be of no use; name volumes that have no name
+        #[arg(long)]
+        repair: bool,
+        /// Read every object whole: checksums and compression of all data
+        #[arg(long)]
+        deep: bool,
+        /// Most bytes to read in a second [default: no limit]
+        #[arg(long, value_name = "SIZE")]
+        rate: Option<String>,
+    },
+    /// Read all data of a volume, at a limited rate, and verify it
+    #[command(
+        after_help = "Example:\n  lsvd-fuse scrub disk.img --rate 50M\n\nThe same as check --deep --rate. The volume may be in use. Ctrl-C leaves off and prints what was found."
+    )]
+    Scrub {
+        /// The volume
+        name: OsString,
+        /// Most bytes to read in a second
+        #[arg(long, value_name = "SIZE", default_value = "50M")]
+        rate: Option<String>,
     },
     /// Give space back to the store: move what is needed out of half-empty objects, and delete them
     #[command(

@@ -42,6 +42,11 @@ impl Catalog {
         Self { store, platform }
     }
 
+    /// The store.
+    pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
     /// The volume that `name` means.
     ///
     /// # Errors
@@ -67,7 +72,8 @@ impl Catalog {
         Ok(cell.filter(|cell| cell.get().name.as_str() == name.as_str()))
     }
 
-    fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
+    /// The volume that the name record `key` names; none if there is none.
+    pub(crate) fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
         match self.store.get(key) {
             Ok((bytes, _)) => self.decode(key, &bytes),
             Err(e) if e.is_not_found() => Ok(None),
@@ -180,6 +186,24 @@ impl Catalog {
             // Unless that was an earlier attempt of ours.
             Err(StoreError::Precondition { .. }) if self.uuid_of(&key)? == Some(uuid) => Ok(()),
             Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => Err(taken()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Writes a damaged name record anew; `false` if there is none.
+    pub(crate) fn rewrite_name(&self, name: &VolumeName, uuid: Uuid) -> Result<bool> {
+        let key = keys::name(name.as_str())?;
+        let (bytes, version) = match self.store.get(&key) {
+            Ok(found) => found,
+            Err(e) if e.is_not_found() => return Ok(false),
+            Err(e) => return Err(e.into()),
+        };
+        if !matches!(self.decode(&key, &bytes), Err(Error::Damaged { .. })) {
+            return Ok(false);
+        }
+        match self.store.replace(&key, &NameRecord { volume: uuid }.encode(), &version) {
+            Ok(_) => Ok(true),
+            Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => Ok(false),
             Err(e) => Err(e.into()),
         }
     }
@@ -327,7 +351,7 @@ impl Catalog {
     /// Gives `name` up, if it still means `uuid`. Deletes are unconditional on every store and
     /// might hit a name that somebody else has taken meanwhile; so an empty record takes its
     /// place, which the next one to want the name replaces.
-    fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
+    pub(crate) fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
         let key = keys::name(name)?;
         let (bytes, version) = match self.store.get(&key) {
             Ok(found) => found,
@@ -343,7 +367,7 @@ impl Catalog {
         }
     }
 
-    fn step(&self, name: &'static str) -> Result<()> {
+    pub(crate) fn step(&self, name: &'static str) -> Result<()> {
         self.platform.failpoint(name).map_err(|e| Error::local(name, "pass", e))
     }
 }

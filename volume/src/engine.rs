@@ -1,8 +1,10 @@
 //! One engine per daemon: a store, a cache directory, and the volumes opened on them.
 
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use lsvd_store::{
@@ -14,6 +16,7 @@ use uuid::Uuid;
 use crate::cache::{CacheStats, FileCache, NoCache, ReadCache};
 use crate::cache_dir::{CacheDir, store_id};
 use crate::catalog::Catalog;
+use crate::check::{Check, CheckReport, Desk, Listener, check_all, check_one, mend};
 use crate::config::{EngineConfig, VolumeConfig};
 use crate::error::{Error, Result};
 use crate::format::{FileAttrs, StoredOptions, Superblock};
@@ -27,6 +30,7 @@ use crate::open::{Opening, Surroundings, discard};
 use crate::platform::{Host, Platform};
 use crate::pool::Pool;
 use crate::probe::probe;
+use crate::rate::Rate;
 use crate::recover::{Ownership, ownership};
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
@@ -196,13 +200,17 @@ impl Engine {
         if self.ending.load(Ordering::SeqCst) { Err(closing()) } else { Ok(alone) }
     }
 
-    fn check_writable(&self, name: &VolumeName) -> Result<()> {
+    fn check_writable(&self, name: &str) -> Result<()> {
         if self.read_only { Err(Error::ReadOnly(name.to_string())) } else { Ok(()) }
     }
 
     /// Fails if nothing may be changed, or if the store was tried and cannot keep two hosts apart.
     fn check_may_write(&self, name: &VolumeName) -> Result<()> {
-        self.check_writable(name)?;
+        self.check_may_change(name.as_str())
+    }
+
+    fn check_may_change(&self, what: &str) -> Result<()> {
+        self.check_writable(what)?;
         if self.config.no_fencing {
             return Ok(());
         }
@@ -344,12 +352,28 @@ impl Engine {
     pub fn delete(&self, name: &VolumeName) -> Result<()> {
         self.check_may_write(name)?;
         let _alone = self.transition(name)?;
-        let found = self.catalog.find_to_delete(name)?;
+        self.delete_found(name, &self.catalog.find_to_delete(name)?)
+    }
+
+    /// As [`Self::delete`], also if the volume's superblock is damaged or missing.
+    ///
+    /// # Errors
+    /// As [`Self::delete`]; also if its name record is damaged.
+    pub fn delete_damaged(&self, name: &VolumeName) -> Result<()> {
+        self.check_may_write(name)?;
+        let _alone = self.transition(name)?;
+        if let Some(open) = self.opened(name) {
+            self.check_closed(name, open.uuid())?;
+        }
+        self.delete_found(name, &self.catalog.condemn(name)?)
+    }
+
+    fn delete_found(&self, name: &VolumeName, found: &SuperblockCell) -> Result<()> {
         let uuid = found.get().volume;
         self.check_closed(name, uuid)?;
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
         let log = LogOnDisk::open(&params, false);
-        self.catalog.delete(&found, name, |nonce| {
+        self.catalog.delete(found, name, |nonce| {
             log.as_ref().is_ok_and(|log| log.as_ref().is_some_and(|log| log.owns(nonce)))
         })?;
         self.around.leaves.remove_volume(uuid);
@@ -536,6 +560,63 @@ impl Engine {
         }
     }
 
+    /// Proves one volume, or all of them and what belongs to none, from the store alone. Volumes may
+    /// be in use meanwhile, here and elsewhere. `listener` hears how far it is and may stop it; the
+    /// report is then not complete.
+    ///
+    /// # Errors
+    /// There is none of that name, nothing may be changed though it is to repair, or the store fails.
+    /// What is wrong with a volume is in the report.
+    pub fn check(
+        &self,
+        name: Option<&VolumeName>,
+        options: Check,
+        listener: Listener<'_>,
+    ) -> Result<CheckReport> {
+        if options.repair {
+            self.check_may_change(name.map_or("all volumes", VolumeName::as_str))?;
+        }
+        let rate = options.bytes_per_s.map(Rate::new);
+        let desk = Desk::new(Arc::clone(&self.around.platform), self.store.url(), rate);
+        desk.tell(&mut *listener);
+        let checked = thread::scope(|scope| {
+            let work = || {
+                let _at_work = desk.at_work();
+                self.check_at(name, &options, &desk)
+            };
+            let worker = thread::Builder::new().name("lsvd-check".to_owned());
+            let worker = worker
+                .spawn_scoped(scope, work)
+                .map_err(|e| Error::local("lsvd-check", "start the thread", e))?;
+            desk.listen(listener);
+            worker.join().unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        match checked {
+            Err(Error::Closing(_)) if desk.is_stopped() => {}
+            checked => checked?,
+        }
+        Ok(desk.into_report())
+    }
+
+    fn check_at(&self, name: Option<&VolumeName>, options: &Check, desk: &Desk) -> Result<()> {
+        match name {
+            Some(name) => check_one(&self.patient, &self.catalog, name, options, desk),
+            None => self.check_all(options, desk),
+        }
+    }
+
+    fn check_all(&self, options: &Check, desk: &Desk) -> Result<()> {
+        let now = self.around.platform.unix_millis();
+        let cures = check_all(&self.patient, &self.catalog, options, now, desk)?;
+        if !options.repair {
+            cures.into_iter().for_each(|(finding, _)| desk.found(finding));
+            return Ok(());
+        }
+        let _alone = self.transition.lock();
+        let is_open = |uuid| self.writers.lock().contains_key(&uuid);
+        mend(&self.patient, &self.catalog, cures, now, &is_open, desk)
+    }
+
     /// Gives up what this host's stale log of a volume holds and the store does not; returns
     /// how many bytes of log that were. A log that continues the volume's history is no one's to
     /// give up: opening the volume replays it.
@@ -543,7 +624,7 @@ impl Engine {
     /// # Errors
     /// The volume is open, the log is not stale, or the SSD or the store fails.
     pub fn discard_log(&self, name: &VolumeName) -> Result<u64> {
-        self.check_writable(name)?;
+        self.check_writable(name.as_str())?;
         let _alone = self.transition(name)?;
         let found = self.catalog.find(name)?;
         self.check_closed(name, found.get().volume)?;

@@ -5,6 +5,7 @@
 //!   scripts    interleavings worth a name     damage       flipped bits, cut files
 //!   hosts      two and three hosts              campaign     the same at random
 //!   follow     readers of a live writer         catalog      create, rename, delete
+//!   check      proofs, and planted damage       orphans      what belongs to no volume
 //!      \            |            |            /
 //!       world: boots, requests, crashes, checks  <- workload: what programs do
 //!        |                 |               |
@@ -22,12 +23,14 @@
 
 mod campaign;
 mod catalog;
+mod check;
 mod collect;
 mod damage;
 mod failpoints;
 mod follow;
 mod hosts;
 mod oracle;
+mod orphans;
 mod platform;
 mod pursuit;
 mod rng;
