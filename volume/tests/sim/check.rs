@@ -184,6 +184,10 @@ fn check_finds_what_leaked_and_deletes_only_that() {
     let gone: Vec<_> =
         before.into_iter().filter(|(key, _)| world.store.head(key).is_err()).take(3).collect();
     assert_eq!(gone.len(), 3);
+    // Until the next checkpoint they are known, as condemned.
+    world.write(&volume, 0, 0, 6000);
+    world.upload(&volume);
+    volume.collect(95, true, &mut |_| true).unwrap();
     let kept = objects(&world);
     // An upload of a host that is long dead arrives.
     for (key, bytes) in &gone {
