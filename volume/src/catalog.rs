@@ -190,24 +190,6 @@ impl Catalog {
         }
     }
 
-    /// Writes a damaged name record anew; `false` if there is none.
-    pub(crate) fn rewrite_name(&self, name: &VolumeName, uuid: Uuid) -> Result<bool> {
-        let key = keys::name(name.as_str())?;
-        let (bytes, version) = match self.store.get(&key) {
-            Ok(found) => found,
-            Err(e) if e.is_not_found() => return Ok(false),
-            Err(e) => return Err(e.into()),
-        };
-        if !matches!(self.decode(&key, &bytes), Err(Error::Damaged { .. })) {
-            return Ok(false);
-        }
-        match self.store.replace(&key, &NameRecord { volume: uuid }.encode(), &version) {
-            Ok(_) => Ok(true),
-            Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
-    }
-
     /// Whether the volume `uuid` is there and has this name.
     fn holds(&self, uuid: Uuid, name: &VolumeName) -> Result<bool> {
         let cell = SuperblockCell::open(&self.store, uuid)?;

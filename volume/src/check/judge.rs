@@ -81,6 +81,15 @@ impl<'a> Judge<'a> {
         Ok(verdict)
     }
 
+    /// Whether another checkpoint covers more than `covers` by now, so that what lies behind that may
+    /// be in the middle of being collected. It counts as one object that was.
+    pub(crate) fn has_moved_on(&self, covers: ObjectSeq) -> Result<bool> {
+        let now = self.superblock()?.checkpoint;
+        let has = now.is_some_and(|checkpoint| checkpoint.covers > covers);
+        self.collected.fetch_add(u64::from(has), Ordering::Relaxed);
+        Ok(has)
+    }
+
     /// How many objects were found to be collected since this was asked last.
     pub(crate) fn take_collected(&self) -> u64 {
         self.collected.swap(0, Ordering::Relaxed)

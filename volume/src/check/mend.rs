@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use lsvd_store::ObjectStore;
+use lsvd_store::{ObjectStore, StoreError};
 use uuid::Uuid;
 
 use super::Desk;
@@ -12,7 +12,7 @@ use super::orphans::{CREATION_MS, Cures, is_named, is_stale};
 use super::strays::look_at_strays;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::format::VolumeState;
+use crate::format::{FormatError, NameRecord, VolumeState};
 use crate::keys;
 use crate::name::VolumeName;
 use crate::stream::Stream;
@@ -93,12 +93,32 @@ fn name(store: &Arc<dyn ObjectStore>, catalog: &Catalog, uuid: Uuid, now_ms: u64
         return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell) };
     }
     let own = VolumeName::new(superblock.name.as_str())?;
-    if catalog.rewrite_name(&own, uuid)? {
+    if rewrite_name(&**store, &own, uuid)? {
         return Ok(true);
     }
     let spare = VolumeName::new(&format!("recovered-{uuid}"))?;
     catalog.rename(&cell, &own, &spare)?;
     Ok(true)
+}
+
+/// Writes a damaged name record anew; `false` if it is sound or not there.
+fn rewrite_name(store: &dyn ObjectStore, name: &VolumeName, uuid: Uuid) -> Result<bool> {
+    let key = keys::name(name.as_str())?;
+    let (bytes, version) = match store.get(&key) {
+        Ok(found) => found,
+        Err(e) if e.is_not_found() => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    let decoded = NameRecord::decode(&bytes);
+    // What a later version wrote is not damaged.
+    if bytes.is_empty() || matches!(decoded, Ok(_) | Err(FormatError::NewerVersion { .. })) {
+        return Ok(false);
+    }
+    match store.replace(&key, &NameRecord { volume: uuid }.encode(), &version) {
+        Ok(_) => Ok(true),
+        Err(StoreError::Precondition { .. } | StoreError::NotFound { .. }) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
 }
 
 fn give_up(

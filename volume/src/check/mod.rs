@@ -14,11 +14,11 @@
 //! * A check only reads, unless it is to repair; and a repair only removes what is proved to be of no
 //!   use to anybody, or gives a volume without a name one. Damage is never repaired.
 //! * It may run beside a writer, here or on another host. What is missing is damage only if the
-//!   newest checkpoint needs it still ([`judge`]); where objects were collected while they were
+//!   newest checkpoint needs it still (`judge`); where objects were collected while they were
 //!   looked at, the volume is looked at again, a few times.
 //! * Memory is bounded: 16 bytes for each object of a volume, its root, and fixed amounts of leaves,
-//!   extents, headers and frames ([`extents`]).
-//! * Objects are reached through [`crate::stream::Stream`] only, and a root is checked by a function
+//!   extents, headers and frames (`extents`).
+//! * Objects are reached through `Stream` only, and a root is checked by a function
 //!   of its own, so that a volume may come to have several.
 
 mod deep;

@@ -97,6 +97,7 @@ pub(crate) fn check_tail(cx: &Context<'_>, from: From, listing: &Listing) -> Res
     let mut walk = Walk {
         cx,
         briefs: BTreeMap::new(),
+        covers: from.covers,
         proven: from.committed,
         epoch: from.epoch,
         is_sure: from.is_epoch_known,
@@ -114,6 +115,7 @@ struct Walk<'a> {
     cx: &'a Context<'a>,
     /// The objects, but for damaged ones, which have none.
     briefs: BTreeMap<ObjectSeq, Option<Brief>>,
+    covers: ObjectSeq,
     /// The highest number that something says is committed.
     proven: ObjectSeq,
     epoch: Epoch,
@@ -156,7 +158,7 @@ impl Walk<'_> {
         let mut seq = first;
         loop {
             match self.briefs.get(&seq).copied() {
-                Some(Some(brief)) => self.judge(seq, brief),
+                Some(Some(brief)) => self.judge(seq, brief)?,
                 Some(None) => self.is_sure = false,
                 None => match self.step_over(seq)? {
                     Some(next) => {
@@ -167,6 +169,9 @@ impl Walk<'_> {
                 },
             }
             self.tail.objects += 1;
+            if seq.next() == seq {
+                break;
+            }
             seq = seq.next();
         }
         // Behind the end nothing counts yet.
@@ -195,10 +200,10 @@ impl Walk<'_> {
             Some(Looked::Missing) | None => {}
         }
         Ok(match self.cx.judge.verdict(seq)? {
-            Verdict::Present => Some(seq.next()),
+            Verdict::Present => Some(seq.next()).filter(|next| *next > seq),
             // A newer checkpoint covers it: what follows is checked with that.
             Verdict::Collected => None,
-            Verdict::Lost => Some(self.lost(seq)),
+            Verdict::Lost => Some(self.lost(seq)).filter(|next| *next > seq),
         })
     }
 
@@ -224,32 +229,37 @@ impl Walk<'_> {
     }
 
     /// Applies the rules of the roll-forward.
-    fn judge(&mut self, seq: ObjectSeq, brief: Brief) {
-        let wrong = |detail: &str| {
-            let what = self.cx.stream.describe(seq);
-            self.cx.desk.found(Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE));
+    fn judge(&mut self, seq: ObjectSeq, brief: Brief) -> Result<()> {
+        let wrong = |detail: &str| -> Result<()> {
+            // A fence that lost its race against a collection stands at a number that is covered.
+            if !self.cx.judge.has_moved_on(self.covers)? {
+                let what = self.cx.stream.describe(seq);
+                self.cx.desk.found(Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE));
+            }
+            Ok(())
         };
         if brief.sectors > Extent::LBA_LIMIT {
-            wrong("it gives an impossible size");
+            wrong("it gives an impossible size")?;
         }
         if brief.epoch < self.epoch {
             // A deposed writer's: void, wherever it is.
-            return;
+            return Ok(());
         }
         let is_fence = brief.kind == Kind::Fence;
         if self.is_sure && is_fence && brief.epoch == self.epoch {
-            wrong("two fences have one epoch");
+            wrong("two fences have one epoch")?;
         }
         if self.is_sure && !is_fence && brief.epoch > self.epoch {
-            wrong("its epoch has no fence");
+            wrong("its epoch has no fence")?;
         }
         if brief.kind == Kind::Data && brief.end > brief.sectors {
-            wrong("it writes beyond the end of the volume");
+            wrong("it writes beyond the end of the volume")?;
         }
         self.epoch = brief.epoch;
         self.is_sure |= is_fence;
         if matches!(brief.kind, Kind::Data | Kind::Moved) {
             self.tail.data.push(seq);
         }
+        Ok(())
     }
 }

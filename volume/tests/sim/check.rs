@@ -6,9 +6,9 @@ use std::thread;
 
 use lsvd_store::{Key, ObjectStore, Op};
 use lsvd_volume::check::{Finding, Severity};
-use lsvd_volume::format::{CheckpointHeader, DataHeader, ObjectExtent};
+use lsvd_volume::format::{CheckpointHeader, DataHeader, ObjectExtent, Superblock};
 use lsvd_volume::units::{Extent, Lba};
-use lsvd_volume::{Check, CheckReport, Error, Volume};
+use lsvd_volume::{Check, CheckReport, Error, ObjectSeq, Volume};
 
 use crate::hosts::{boot, objects, patient};
 use crate::world::{Host, Running, World, name};
@@ -265,6 +265,29 @@ fn check_can_be_stopped_and_keeps_its_rate() {
     let error = running.engine.check(Some(&ghost), DEEP, &mut |_| true).unwrap_err();
     assert!(matches!(error, Error::NoSuchVolume(_)), "{error}");
     running.end();
+}
+
+/// A superblock may say anything, with its right checksum.
+#[test]
+fn check_believes_no_number() {
+    let mut world = closed(208);
+    let all = world.store.list("data/", None, 10_000).unwrap().objects;
+    let key = all.into_iter().map(|o| o.key).find(|key| key.as_str().ends_with("/super")).unwrap();
+    let (before, _) = world.store.get(&key).unwrap();
+    for (committed, covers) in
+        [(u64::MAX, None), (1 << 40, None), (0, Some(u64::MAX)), (0, Some(3))]
+    {
+        let mut superblock = Superblock::decode(&before).unwrap();
+        superblock.committed = ObjectSeq::new(committed);
+        if let (Some(covers), Some(checkpoint)) = (covers, &mut superblock.checkpoint) {
+            checkpoint.covers = ObjectSeq::new(covers);
+        }
+        put(&world, &key, &superblock.encode().unwrap());
+        let running = boot(&mut world);
+        let report = check(&running, DEEP);
+        assert!((1..5).contains(&report.tally.damage), "{report:#?}");
+        running.end();
+    }
 }
 
 /// What a check says of any header is never a panic.
