@@ -28,7 +28,7 @@ impl Engine {
             self.check_may_change(name.map_or("all volumes", VolumeName::as_str))?;
         }
         let rate = options.bytes_per_s.map(Rate::new);
-        let desk = Desk::new(Arc::clone(&self.around.platform), self.store.url(), rate);
+        let desk = Desk::new(Arc::clone(&self.around.platform), self.store_url(), rate);
         desk.tell(&mut *listener);
         let checked = thread::scope(|scope| {
             let work = || {
