@@ -64,7 +64,7 @@ impl Root<'_> {
         self.cx.desk.begin("comparing objects with the listing", objects.len() as u64)?;
         for object in objects {
             seen.objects += 1;
-            seen.stored_bytes += object.stored_bytes;
+            seen.stored_bytes = seen.stored_bytes.saturating_add(object.stored_bytes);
             match listing.size_of(object.seq) {
                 Some(size) => {
                     if object.condemned {

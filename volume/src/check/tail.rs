@@ -215,7 +215,7 @@ impl Walk<'_> {
         // One by one, as each may have been missed by the listing alone; unless they are very many.
         let next = if end.since(seq) > SINGLE_MAX { end } else { seq.next() };
         let more = match next.since(seq) {
-            1 => String::new(),
+            0 | 1 => String::new(),
             many => format!(", with {} that follow", many - 1),
         };
         let detail = format!(
