@@ -3,14 +3,14 @@
 //! Settings that also exist as variables and in the configuration file are taken here as plain
 //! text; [`crate::config`] layers and checks them, and remembers where each came from.
 
+mod parse;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand};
 
-use crate::exit;
+pub(crate) use parse::parse;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -250,6 +250,40 @@ pub(crate) enum Command {
     Delete {
         /// The volume
         name: OsString,
+        /// Delete it also if its superblock is damaged or missing
+        #[arg(long)]
+        force: bool,
+    },
+    /// Prove volumes from the store alone: map, objects, what leaks
+    #[command(
+        after_help = "Examples:\n  lsvd-fuse check disk.img             the map against the objects' headers\n  lsvd-fuse check disk.img --deep      every byte of data as well\n  lsvd-fuse check                      all volumes, and what belongs to none\n  lsvd-fuse check --repair             also delete what leaked and finish what was cut short\n\nVolumes may be in use, here and elsewhere. Exit code 1 if there is damage, which is never repaired. Ctrl-C leaves off and prints what was found."
+    )]
+    Check {
+        /// The volume [default: all]
+        name: Option<OsString>,
+        /// All volumes, and what belongs to none
+        #[arg(long, conflicts_with = "name")]
+        all: bool,
+        /// Delete what is proved to be of no use; name volumes that have no name
+        #[arg(long)]
+        repair: bool,
+        /// Read every object whole: checksums and compression of all data
+        #[arg(long)]
+        deep: bool,
+        /// Most bytes to read in a second [default: no limit]
+        #[arg(long, value_name = "SIZE")]
+        rate: Option<String>,
+    },
+    /// Read all data of a volume, at a limited rate, and verify it
+    #[command(
+        after_help = "Example:\n  lsvd-fuse scrub disk.img --rate 50M\n\nThe same as check --deep --rate. The volume may be in use. Ctrl-C leaves off and prints what was found."
+    )]
+    Scrub {
+        /// The volume
+        name: OsString,
+        /// Most bytes to read in a second
+        #[arg(long, value_name = "SIZE", default_value = "50M")]
+        rate: Option<String>,
     },
     /// Give space back to the store: move what is needed out of half-empty objects, and delete them
     #[command(
@@ -370,51 +404,4 @@ pub(crate) enum SnapshotCommand {
         #[arg(value_name = "NAME@SNAPSHOT")]
         snapshot: OsString,
     },
-}
-
-/// Reads the command line; prints help or a one-line error itself.
-pub(crate) fn parse() -> Result<Cli, ExitCode> {
-    Cli::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp
-        | ErrorKind::DisplayVersion
-        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            let code = if error.use_stderr() { exit::USAGE } else { 0 };
-            // A closed pipe is the reader's business.
-            let _ = error.print();
-            ExitCode::from(code)
-        }
-        _ => {
-            eprintln!(
-                "lsvd-fuse: {} (`lsvd-fuse --help` explains)",
-                first_paragraph(&error.to_string())
-            );
-            ExitCode::from(exit::USAGE)
-        }
-    })
-}
-
-/// The part of clap's message before its usage text, as one line.
-fn first_paragraph(message: &str) -> String {
-    let paragraph: Vec<&str> =
-        message.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    paragraph.join(" ").trim_start_matches("error: ").to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn clap_errors_become_one_line() {
-        let error = Cli::try_parse_from(["lsvd-fuse", "create", "x"]).unwrap_err();
-        let line = first_paragraph(&error.to_string());
-        assert!(line.contains("--size <SIZE>"), "{line}");
-        assert!(!line.contains('\n') && !line.starts_with("error"));
-    }
 }

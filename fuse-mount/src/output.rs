@@ -5,6 +5,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use lsvd_volume::CheckProgress;
 use serde_json::Value;
 
 use crate::control::protocol::Response;
@@ -167,6 +168,16 @@ impl Progress {
                 let percent = report.utilisation_percent;
                 let moved = show_bytes(report.moved_bytes);
                 format!("{percent}% needed: {live} of {data} in the store; {moved} moved so far")
+            }),
+            // Most checks are over before anybody wonders.
+            Response::Checking(_) if self.started.elapsed().as_millis() < 1000 => {}
+            Response::Checking(still) => self.show_text(|seconds| {
+                let CheckProgress { volume, phase, done, total, read_bytes, damage } = still;
+                let of = if *total > 0 { format!(" of {total}") } else { String::new() };
+                let rate = show_bytes((*read_bytes as f64 / seconds) as u64);
+                let read = show_bytes(*read_bytes);
+                let name = if volume.is_empty() { "all volumes" } else { volume };
+                format!("{name}: {phase}: {done}{of}; {read} read, {rate}/s; {damage} damaged")
             }),
             Response::Done(_) | Response::Failed { .. } => {}
         }

@@ -15,6 +15,13 @@ pub(crate) fn block() -> io::Result<()> {
     if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
 }
 
+/// Lets this thread get the signals again: the next one ends the process.
+pub(crate) fn unblock() {
+    let set = ending_set();
+    // SAFETY: `set` is initialised; the old mask is not asked for. It cannot fail with these arguments.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) };
+}
+
 /// Calls `on_signal` for each signal, from a thread that waits for them.
 pub(crate) fn watch(on_signal: impl Fn(&'static str) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("lsvd-signals".to_owned()).spawn(move || {

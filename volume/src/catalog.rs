@@ -71,7 +71,8 @@ impl Catalog {
         Ok(cell.filter(|cell| cell.get().name.as_str() == name.as_str()))
     }
 
-    fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
+    /// The volume that the name record `key` names; none if there is none.
+    pub(crate) fn uuid_of(&self, key: &Key) -> Result<Option<Uuid>> {
         match self.store.get(key) {
             Ok((bytes, _)) => self.decode(key, &bytes),
             Err(e) if e.is_not_found() => Ok(None),
@@ -316,7 +317,7 @@ impl Catalog {
     /// Gives `name` up, if it still means `uuid`. Deletes are unconditional on every store and
     /// might hit a name that somebody else has taken meanwhile; so an empty record takes its
     /// place, which the next one to want the name replaces.
-    fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
+    pub(crate) fn drop_name(&self, name: &str, uuid: Uuid) -> Result<()> {
         let key = keys::name(name)?;
         let (bytes, version) = match self.store.get(&key) {
             Ok(found) => found,
@@ -332,7 +333,7 @@ impl Catalog {
         }
     }
 
-    fn step(&self, name: &'static str) -> Result<()> {
+    pub(crate) fn step(&self, name: &'static str) -> Result<()> {
         self.platform.failpoint(name).map_err(|e| Error::local(name, "pass", e))
     }
 }

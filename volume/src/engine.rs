@@ -1,5 +1,7 @@
 //! One engine per daemon: a store, a cache directory, and the volumes opened on them.
 
+mod upkeep;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -203,13 +205,17 @@ impl Engine {
         if self.ending.load(Ordering::SeqCst) { Err(closing()) } else { Ok(alone) }
     }
 
-    fn check_writable(&self, name: &VolumeName) -> Result<()> {
+    fn check_writable(&self, name: &str) -> Result<()> {
         if self.read_only { Err(Error::ReadOnly(name.to_string())) } else { Ok(()) }
     }
 
     /// Fails if nothing may be changed, or if the store was tried and cannot keep two hosts apart.
     pub(crate) fn check_may_write(&self, name: &VolumeName) -> Result<()> {
-        self.check_writable(name)?;
+        self.check_may_change(name.as_str())
+    }
+
+    fn check_may_change(&self, what: &str) -> Result<()> {
+        self.check_writable(what)?;
         if self.config.no_fencing {
             return Ok(());
         }
@@ -390,13 +396,16 @@ impl Engine {
     pub fn delete(&self, name: &VolumeName) -> Result<()> {
         self.check_may_write(name)?;
         let _alone = self.transition(name)?;
-        let found = self.catalog.find_to_delete(name)?;
+        self.delete_found(name, &self.catalog.find_to_delete(name)?)
+    }
+
+    fn delete_found(&self, name: &VolumeName, found: &SuperblockCell) -> Result<()> {
         let uuid = found.get().volume;
         self.check_closed(name, uuid)?;
-        self.check_no_snapshots(name, &found)?;
+        self.check_no_snapshots(name, found)?;
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
         let log = LogOnDisk::open(&params, false);
-        self.catalog.delete(&found, name, |nonce| {
+        self.catalog.delete(found, name, |nonce| {
             log.as_ref().is_ok_and(|log| log.as_ref().is_some_and(|log| log.owns(nonce)))
         })?;
         self.around.leaves.remove_volume(uuid);
@@ -608,7 +617,7 @@ impl Engine {
     /// # Errors
     /// The volume is open, the log is not stale, or the SSD or the store fails.
     pub fn discard_log(&self, name: &VolumeName) -> Result<u64> {
-        self.check_writable(name)?;
+        self.check_writable(name.as_str())?;
         let _alone = self.transition(name)?;
         let found = self.catalog.find(name)?;
         self.check_closed(name, found.get().volume)?;

@@ -16,6 +16,9 @@ use crate::units::ObjectSeq;
 /// Prefix of all name records.
 pub(crate) const NAMES: &str = "volumes/";
 
+/// Prefix of what only tries the store.
+pub(crate) const PROBES: &str = "probe/";
+
 /// The name record of a volume.
 pub(crate) fn name(volume: &str) -> Result<Key> {
     key(format!("{NAMES}{volume}"))
@@ -50,7 +53,7 @@ pub(crate) fn parse_object(volume: Uuid, key: &Key) -> Option<ObjectSeq> {
 
 /// An object that only tries the store.
 pub(crate) fn probe(attempt: u128, round: u64) -> Result<Key> {
-    key(format!("probe/{attempt:032x}/{round}"))
+    key(format!("{PROBES}{attempt:032x}/{round}"))
 }
 
 fn key(text: String) -> Result<Key> {

@@ -46,6 +46,7 @@
 //! | `lsvd-park` | requests that wait for room, pace or a locked range |
 //! | `lsvd-ssd-N`, `lsvd-io-N` | per engine: requests that wait for the SSD, for the store |
 //! | `lsvd-leaves` | per engine: sled |
+//! | `lsvd-check` | per check: what it looks at; who asked hears of the progress |
 //!
 //! # Locks, in the order in which they may nest
 //! | lock | protects | held for |
@@ -69,11 +70,13 @@ mod batch;
 pub mod cache;
 mod cache_dir;
 mod catalog;
+pub mod check;
 mod checkpoint;
 pub mod config;
 mod core;
 mod deadline;
 mod delete;
+mod delete_damaged;
 mod deposed;
 mod engine;
 pub mod error;
@@ -97,6 +100,7 @@ mod poison;
 mod pool;
 mod probe;
 mod publish;
+mod rate;
 mod read;
 mod recover;
 mod reenter;
@@ -112,6 +116,7 @@ mod volume;
 mod writer;
 
 pub use crate::log::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
+pub use check::{Check, CheckProgress, CheckReport, Finding, Severity};
 pub use config::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, READ_PATIENCE, VolumeConfig};
 pub use engine::Engine;
 pub use error::{Error, Result};

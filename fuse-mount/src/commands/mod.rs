@@ -1,6 +1,7 @@
 //! The commands, one per file; and the way that most of them go: a request to the daemon that
 //! serves the cache directory, or, where none does, to the engine opened for the moment.
 
+mod check;
 mod create;
 mod delete;
 mod discard_log;
@@ -63,7 +64,16 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
             resize::run(&settings, &name, &size, force, output)
         }
         Command::Rename { old, new } => rename::run(&settings, &old, &new, output),
-        Command::Delete { name } => delete::run(&settings, &name, output),
+        Command::Delete { name, force } => delete::run(&settings, &name, force, output),
+        Command::Check { name, all: _, repair, deep, rate } => {
+            let (name, rate) = (name.as_deref(), rate.as_deref());
+            check::run(&settings, check::Wanted { name, repair, deep, rate }, output)
+        }
+        Command::Scrub { name, rate } => {
+            let (name, rate) = (Some(name.as_os_str()), rate.as_deref());
+            let wanted = check::Wanted { name, repair: false, deep: true, rate };
+            check::run(&settings, wanted, output)
+        }
         Command::Gc { name, target, now } => {
             gc::run(&settings, &name, target.as_deref(), now, output)
         }
@@ -100,15 +110,28 @@ fn volume_names<const N: usize>(given: [&OsString; N]) -> Result<[String; N]> {
 
 /// Has `request` carried out, live if a daemon serves the cache directory.
 fn perform(settings: &Settings, request: &Request) -> Result<Value> {
+    perform_until(settings, request, || false)
+}
+
+/// As [`perform`]; leaves off, with what there is until then, once `stop` says so. It is asked
+/// whenever there is progress.
+fn perform_until(
+    settings: &Settings,
+    request: &Request,
+    mut stop: impl FnMut() -> bool,
+) -> Result<Value> {
     match Client::connect(&socket_in(&settings.cache_dir.value))? {
         Some(mut client) => {
             refuse_other_store(settings, &client)?;
             let mut progress = Progress::new();
-            let told = client.ask(request, |still| progress.show_response(&still));
+            let told = client.ask(request, |still| {
+                progress.show_response(&still);
+                !stop()
+            });
             progress.end();
             told
         }
-        None => perform_alone(settings, request),
+        None => perform_alone(settings, request, stop),
     }
 }
 
@@ -127,7 +150,11 @@ fn refuse_other_store(settings: &Settings, client: &Client) -> Result<()> {
     )))
 }
 
-fn perform_alone(settings: &Settings, request: &Request) -> Result<Value> {
+fn perform_alone(
+    settings: &Settings,
+    request: &Request,
+    mut stop: impl FnMut() -> bool,
+) -> Result<Value> {
     let store = match request {
         Request::Create { .. } => store_url::open(settings)?,
         _ => store_url::open_existing(settings)?,
@@ -145,7 +172,7 @@ fn perform_alone(settings: &Settings, request: &Request) -> Result<Value> {
     let mut progress = Progress::new();
     let done = execute(&volumes, request, &mut |still| {
         progress.show_response(still);
-        true
+        !stop()
     });
     let how = if looks { Close::Keep } else { Close::Drain };
     let closed = engine.shutdown(how, &mut |left| {

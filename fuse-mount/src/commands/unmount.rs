@@ -60,7 +60,10 @@ fn daemon_of(settings: &Settings, path: &Path, shown: &str) -> Result<Option<Cli
 
 fn ask(mut client: Client, end: End) -> Result<Value> {
     let mut progress = Progress::new();
-    let told = client.ask(&Request::Unmount { end }, |still| progress.show_response(&still));
+    let told = client.ask(&Request::Unmount { end }, |still| {
+        progress.show_response(&still);
+        true
+    });
     progress.end();
     told
 }

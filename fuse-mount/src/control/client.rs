@@ -1,6 +1,7 @@
 //! A command's end of the control socket.
 
 use std::io::{self, BufReader};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,7 +45,7 @@ impl Client {
         let mut client = Self { responses, requests: stream, daemon: nobody };
         // Only a hanging daemon takes that long for its own name; real work may take any time.
         client.requests.set_read_timeout(Some(HELLO_TIMEOUT))?;
-        let hello = client.ask(&Request::Hello, |_| {})?;
+        let hello = client.ask(&Request::Hello, |_| true)?;
         client.requests.set_read_timeout(None)?;
         client.daemon = serde_json::from_value(hello)
             .context("the daemon speaks another language; use its own lsvd-fuse")?;
@@ -56,17 +57,25 @@ impl Client {
         &self.daemon
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer. Once `progress` returns false the daemon is asked to leave off,
+    /// and answers with what there is; nothing more can be asked then.
     pub(crate) fn ask(
         &mut self,
         request: &Request,
-        mut progress: impl FnMut(Response),
+        mut progress: impl FnMut(Response) -> bool,
     ) -> Result<Value> {
         send(&mut self.requests, request).context("the daemon does not listen any more")?;
         loop {
             match receive(&mut self.responses, RESPONSE_BYTES_MAX).context("the daemon's answer")? {
-                Some(still @ (Response::Progress { .. } | Response::Collecting(_))) => {
-                    progress(still);
+                Some(
+                    still @ (Response::Progress { .. }
+                    | Response::Collecting(_)
+                    | Response::Checking(_)),
+                ) => {
+                    if !progress(still) {
+                        // The daemon sees that nobody will ask for more, and may have ended by itself.
+                        let _ = self.requests.shutdown(Shutdown::Write);
+                    }
                 }
                 Some(Response::Done(value)) => return Ok(value),
                 Some(Response::Failed { message, usage: true }) => return Err(usage(message)),

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use anyhow::{Context, Result};
-use lsvd_volume::{Inspect, ObjectSeq, VolumeName};
+use lsvd_volume::{Check, CheckProgress, Inspect, ObjectSeq, VolumeName};
 use serde_json::{Value, json};
 
 use super::protocol::{Part, Request, Response};
@@ -40,9 +40,16 @@ pub(crate) fn execute(
             volumes.rename(&node, &to_name)?;
             Ok(json!({ "renamed": from, "to": to }))
         }
-        Request::Delete { name } => {
-            volumes.delete(&volumes.find(&VolumeName::new(name)?)?)?;
+        Request::Delete { name, force } => {
+            volumes.delete_by_name(&VolumeName::new(name)?, *force)?;
             Ok(json!({ "deleted": name }))
+        }
+        Request::Check { name, repair, deep, bytes_per_s } => {
+            let name = name.as_deref().map(VolumeName::new).transpose()?;
+            let options = Check { repair: *repair, deep: *deep, bytes_per_s: *bytes_per_s };
+            let tell = &mut |still: &CheckProgress| progress(&Response::Checking(still.clone()));
+            let report = volumes.engine().check(name.as_ref(), options, tell)?;
+            Ok(serde_json::to_value(report)?)
         }
         Request::Flush { name, wait } => flush(volumes, name, *wait),
         Request::Gc { name, target_percent, now } => {

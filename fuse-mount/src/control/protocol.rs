@@ -1,12 +1,12 @@
 //! What goes over the socket: one JSON value per line, requests one way, responses the other.
 //!
-//! A request is answered by any number of [`Response::Progress`] or [`Response::Collecting`] and
-//! one of the others. Lines
-//! have a length limit on both sides; whoever exceeds it is cut off.
+//! A request is answered by any number of [`Response::Progress`], [`Response::Collecting`] or
+//! [`Response::Checking`] and one of the others. Who closes its end for writing meanwhile wants the
+//! work to be left off. Lines have a length limit on both sides; whoever exceeds it is cut off.
 
 use std::io::{self, BufRead, Read, Write};
 
-use lsvd_volume::{FileAttrs, GcReport};
+use lsvd_volume::{CheckProgress, FileAttrs, GcReport};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -45,6 +45,15 @@ pub(crate) enum Request {
     },
     Delete {
         name: String,
+        #[serde(default)]
+        force: bool,
+    },
+    /// Of all volumes, if there is no name.
+    Check {
+        name: Option<String>,
+        repair: bool,
+        deep: bool,
+        bytes_per_s: Option<u64>,
     },
     Flush {
         name: String,
@@ -138,6 +147,7 @@ impl Request {
                 | Self::Info { .. }
                 | Self::Inspect { .. }
                 | Self::SnapshotList { .. }
+                | Self::Check { repair: false, .. }
                 | Self::Flush { wait: false, .. }
         )
     }
@@ -151,6 +161,8 @@ pub(crate) enum Response {
     Progress { dirty_bytes: u64 },
     /// Still cleaning.
     Collecting(GcReport),
+    /// Still checking.
+    Checking(CheckProgress),
     /// Done.
     Done(Value),
     /// Failed; `usage` if the request made no sense.
@@ -188,6 +200,7 @@ mod tests {
             Request::Hello,
             Request::Resize { name: "a".into(), size_bytes: 4096, force: true },
             Request::Inspect { name: "a".into(), part: Part::Object(7) },
+            Request::Check { name: None, repair: true, deep: false, bytes_per_s: Some(1) },
             Request::Unmount { end: End::Keep },
         ] {
             let mut line = Vec::new();

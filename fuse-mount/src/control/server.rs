@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::RecvFlags;
 use serde_json::Value;
 
 use super::execute::execute;
@@ -145,6 +146,12 @@ fn converse(stream: UnixStream, service: &Service) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether the client has closed its end for writing, and so wants the work to be left off.
+fn has_left_off(client: &UnixStream) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(rustix::net::recv(client, &mut [0; 1][..], flags), Ok((_, 0)))
+}
+
 fn answer(service: &Service, request: &Request, responses: &mut UnixStream) -> Response {
     let Some(volumes) = service.volumes.upgrade() else {
         return Response::Failed {
@@ -153,7 +160,8 @@ fn answer(service: &Service, request: &Request, responses: &mut UnixStream) -> R
         };
     };
     // Who has gone away wants nothing any more.
-    let mut progress = |still: &Response| send(responses, still).is_ok();
+    let mut progress =
+        |still: &Response| send(responses, still).is_ok() && !has_left_off(responses);
     match execute(&volumes, request, &mut progress) {
         Ok(value) => Response::Done(value),
         Err(error) => Response::Failed {

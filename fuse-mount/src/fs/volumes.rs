@@ -449,6 +449,33 @@ impl Volumes {
         self.directory.lock().created(name.clone(), info);
     }
 
+    /// As [`Volumes::delete`]; with `force` also one whose superblock is damaged or missing.
+    pub(crate) fn delete_by_name(&self, name: &VolumeName, force: bool) -> Result<()> {
+        match self.find(name).and_then(|node| self.delete(&node)) {
+            Err(Error::Damaged { .. } | Error::NewerFormat { .. } | Error::NoSuchVolume(_))
+                if force =>
+            {
+                self.delete_damaged(name)
+            }
+            Err(Error::Damaged { what, detail }) => {
+                let hint =
+                    format!("`lsvd-fuse delete {name} --force` deletes the volume all the same");
+                Err(Error::Damaged { what, detail: format!("{detail}; {hint}") })
+            }
+            deleted => deleted,
+        }
+    }
+
+    fn delete_damaged(&self, name: &VolumeName) -> Result<()> {
+        self.refuse_if_read_only(name)?;
+        self.engine.delete_damaged(name)?;
+        match self.known(name) {
+            Known::Sure(node) | Known::Ask(Some(node)) => self.directory.lock().deleted(&node),
+            Known::Absent | Known::Ask(None) => self.directory.lock().changed(),
+        }
+        Ok(())
+    }
+
     /// Gives up a stale log.
     pub(crate) fn discard_log(&self, node: &Node) -> Result<u64> {
         let _shape = node.shape.lock();

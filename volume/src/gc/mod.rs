@@ -39,6 +39,7 @@ use crate::error::{Error, Result};
 use crate::health::count;
 use crate::log::WriteLog;
 use crate::map::ObjectTable;
+use crate::rate::Rate;
 use crate::units::{ObjectSeq, SECTOR_BYTES};
 
 pub(crate) use gather::Relocation;
@@ -404,7 +405,7 @@ impl Cleaner {
             if !wish.now
                 && let Some(rate) = core.config.gc_bytes_per_s
             {
-                self.pause(Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64));
+                self.pause(Rate::new(rate).time_for(bytes));
             }
         }
     }

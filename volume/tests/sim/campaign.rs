@@ -118,6 +118,7 @@ fn one_seed(seed: u64) {
     world.lose_ssd();
     let (running, _) = world.boot_and_check();
     running.end();
+    world.assert_sound();
 }
 
 fn find_out(old: Writer) {

@@ -120,6 +120,7 @@ fn crash_at(
     running.drain();
     let (running, _) = world.boot_and_check();
     running.end();
+    world.assert_sound();
     crashed
 }
 

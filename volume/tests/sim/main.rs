@@ -5,6 +5,7 @@
 //!   scripts    interleavings worth a name     damage       flipped bits, cut files
 //!   hosts      two and three hosts              campaign     the same at random
 //!   follow     readers of a live writer         catalog      create, rename, delete
+//!   check      proofs, and planted damage       orphans      what belongs to no volume
 //!      \            |            |            /
 //!       world: boots, requests, crashes, checks  <- workload: what programs do
 //!        |                 |               |
@@ -22,6 +23,7 @@
 
 mod campaign;
 mod catalog;
+mod check;
 mod collect;
 mod damage;
 mod failpoints;
@@ -29,6 +31,7 @@ mod follow;
 mod hosts;
 mod model;
 mod oracle;
+mod orphans;
 mod platform;
 mod pursuit;
 mod pursuit_collected;

@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 
 use lsvd_store::MemStore;
 use lsvd_volume::{
-    Close, Compression, Engine, EngineConfig, Error, FileAttrs, Moment, ObjectSeq, Volume,
-    VolumeConfig, VolumeName,
+    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, Finding, Moment, ObjectSeq,
+    Severity, Volume, VolumeConfig, VolumeName,
 };
 use tempfile::TempDir;
 
@@ -310,6 +310,15 @@ impl Model {
         }
     }
 
+    /// The store proves itself, every frame of it.
+    fn check_store(&self) {
+        let options = Check { deep: true, ..Check::default() };
+        let report = self.engine().check(None, options, &mut |_| true).unwrap();
+        let bad = |finding: &&Finding| finding.severity != Severity::Note;
+        let found: Vec<_> = report.findings.iter().filter(bad).collect();
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
     fn step(&mut self) {
         let of = self.pick();
         let what = self.rng.below(40);
@@ -334,6 +343,7 @@ impl Model {
                 self.dir = tempfile::tempdir().unwrap();
                 self.boot();
             }
+            37 => self.check_store(),
             35 => self.note_moment(&of),
             36 => self.clone_moment(),
             _ => self.check_all(),
@@ -352,6 +362,7 @@ fn volumes_snapshots_and_clones_are_what_a_model_says() {
         model.check_all();
         model.restart(Close::Drain);
         model.check_all();
+        model.check_store();
         model.engine().shutdown(Close::Drain, &mut |_| true).unwrap();
     });
 }

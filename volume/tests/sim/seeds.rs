@@ -68,6 +68,7 @@ fn lives_and_deaths() {
         world.lose_ssd();
         let (running, _) = world.boot_and_check();
         running.end();
+        world.assert_sound();
     });
 }
 

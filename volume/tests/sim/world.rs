@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use lsvd_store::{FaultPlan, MemStore, ObjectStore};
 use lsvd_volume::{
-    Close, Compression, Engine, EngineConfig, Error, FileAttrs, Volume, VolumeConfig, VolumeName,
+    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, Volume, VolumeConfig,
+    VolumeName,
 };
 use tempfile::TempDir;
 
@@ -217,6 +218,23 @@ impl World {
         if let Err(wrong) = self.oracle.clone().settle(promise, now(), part) {
             panic!("{wrong}");
         }
+    }
+
+    /// Checks the store as a whole, with nobody writing: nothing is damaged, and what uploads that
+    /// came late have left can be removed.
+    pub(crate) fn assert_sound(&mut self) {
+        let running = self.boot(CrashAt::Never, FaultPlan::none()).unwrap();
+        let run = |repair| {
+            let options = Check { deep: true, repair, bytes_per_s: None };
+            running.engine.check(None, options, &mut |_| true).unwrap()
+        };
+        let report = run(true);
+        assert_eq!((report.tally.damage, report.tally.orphans), (0, 0), "{report:#?}");
+        let again = run(false);
+        // Tries of the store may have left a note.
+        let tally = again.tally;
+        assert_eq!((tally.damage, tally.orphans, tally.leaks), (0, 0, 0), "{again:#?}");
+        running.end();
     }
 
     /// The process is killed, the machine stays up.
