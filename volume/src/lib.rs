@@ -116,7 +116,7 @@ mod volume;
 mod writer;
 
 pub use crate::log::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
-pub use check::{Check, CheckProgress, CheckReport, Finding, Severity};
+pub use check::{Check, CheckProgress, CheckReport};
 pub use config::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, READ_PATIENCE, VolumeConfig};
 pub use engine::Engine;
 pub use error::{Error, Result};

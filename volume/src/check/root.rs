@@ -138,6 +138,8 @@ impl Root<'_> {
                     let detail = format!("the map needs it, but checkpoint {own} gives it up");
                     self.wrong(object, detail);
                 }
+                // The checkpoint that a clone begins with is known to its base alone.
+                None if object <= self.cx.stream.base_through() => {}
                 None if object <= self.header.covers => {
                     let detail = format!("the map needs it, but checkpoint {own} does not know it");
                     self.wrong(object, detail);

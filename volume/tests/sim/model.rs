@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use lsvd_store::MemStore;
+use lsvd_volume::check::{Finding, Severity};
 use lsvd_volume::{
-    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, Finding, Moment, ObjectSeq,
-    Severity, Volume, VolumeConfig, VolumeName,
+    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, Moment, ObjectSeq, Volume,
+    VolumeConfig, VolumeName,
 };
 use tempfile::TempDir;
 
