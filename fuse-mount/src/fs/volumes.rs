@@ -425,13 +425,13 @@ impl Volumes {
         let _shape = node.shape.lock();
         let name = node.name();
         self.refuse_if_read_only(&name)?;
+        // Before the volume is closed.
+        self.engine.snapshot_exists(&name, snapshot)?;
         let users = node.meta.lock().users;
         if users > 0 {
             let by = format!("{users} open file{} of the mount", if users == 1 { "" } else { "s" });
             return Err(Error::InUse { volume: name.to_string(), by });
         }
-        // Fails at once for a snapshot that is not there, before the volume is closed.
-        self.engine.snapshot_exists(&name, snapshot)?;
         self.ensure_open_in_shape(node, true)?;
         node.set_volume(None);
         self.engine.close(&name, Close::Drain)?;

@@ -40,6 +40,7 @@ impl Engine {
         attrs: FileAttrs,
     ) -> Result<VolumeInfo> {
         self.check_may_write(name)?;
+        self.check_unused(new)?;
         let uuid = self.fresh_uuid();
         let found = match snapshot {
             Some(snapshot) => self.snapshot(name, snapshot)?,
@@ -50,6 +51,13 @@ impl Engine {
             }
         };
         self.clone_at(name, &found, new, uuid, attrs)
+    }
+
+    pub(super) fn check_unused(&self, new: &VolumeName) -> Result<()> {
+        match self.catalog.find(new) {
+            Err(Error::NoSuchVolume(_)) => Ok(()),
+            found => found.and(Err(Error::VolumeExists(new.to_string()))),
+        }
     }
 
     /// Makes a volume that begins with `found`, a snapshot in the superblock of `name`.
@@ -63,10 +71,26 @@ impl Engine {
     ) -> Result<VolumeInfo> {
         let _alone = self.transition(new)?;
         let cell = self.cell(name)?;
-        match self.catalog.find(new) {
-            Err(Error::NoSuchVolume(_)) => {}
-            found => return found.and(Err(Error::VolumeExists(new.to_string()))),
+        let made = self.make_clone(name, &cell, found, new, uuid, attrs);
+        if made.is_err() {
+            // What cannot be undone now is an orphan, which later deletions find.
+            let undone = self.drop_orphans(&cell, found).and_then(|()| drop_unused(&cell));
+            if let Err(left) = undone {
+                log::warn!("{name}: an entry for a clone that was not made stays: {left}");
+            }
         }
+        made
+    }
+
+    fn make_clone(
+        &self,
+        name: &VolumeName,
+        cell: &SuperblockCell,
+        found: &Snapshot,
+        new: &VolumeName,
+        uuid: Uuid,
+        attrs: FileAttrs,
+    ) -> Result<VolumeInfo> {
         self.step("clone.pin")?;
         cell.update(|superblock| {
             let mut all = superblock.snapshots.iter_mut();
@@ -104,27 +128,16 @@ impl Engine {
             bases,
             unknown: Vec::new(),
         };
-        match self.catalog.create(superblock) {
-            Ok(made) => Ok(self.describe(&made)),
-            Err(error) => {
-                // What cannot be undone now is an orphan, which later deletions find.
-                if let Err(left) = self.drop_orphans(name, found) {
-                    log::warn!("{name}: an entry for a clone that was not made stays: {left}");
-                }
-                Err(error)
-            }
-        }
+        self.catalog.create(superblock).map(|made| self.describe(&made))
     }
 
     /// Drops clones of a snapshot that were never made, or are gone.
-    pub(super) fn drop_orphans(&self, name: &VolumeName, found: &Snapshot) -> Result<()> {
-        let cell = self.cell(name)?;
-        let store = self.catalog.store();
+    pub(super) fn drop_orphans(&self, cell: &SuperblockCell, found: &Snapshot) -> Result<()> {
         let now = cell.get();
         let listed = now.snapshots.iter().find(|kept| kept.id == found.id);
         for clone in listed.map(|kept| kept.clones.clone()).unwrap_or_default() {
-            if !is_there(store, clone)? {
-                drop_clone(&cell, found.id, clone)?;
+            if !is_there(self.catalog.store(), clone)? {
+                drop_clone(cell, found.id, clone)?;
             }
         }
         Ok(())
@@ -137,8 +150,9 @@ impl Engine {
         cell: &SuperblockCell,
     ) -> Result<()> {
         for snapshot in cell.get().snapshots {
-            self.drop_orphans_in(cell, &snapshot)?;
+            self.drop_orphans(cell, &snapshot)?;
         }
+        drop_unused(cell)?;
         let left = cell.get().snapshots;
         let Some(first) = left.first() else { return Ok(()) };
         let clones: usize = left.iter().map(|snapshot| snapshot.clones.len()).sum();
@@ -148,15 +162,6 @@ impl Engine {
             _ => format!("{clones} clones need its snapshots; delete or flatten them first"),
         };
         Err(kept(name, &snapshot, by))
-    }
-
-    fn drop_orphans_in(&self, cell: &SuperblockCell, found: &Snapshot) -> Result<()> {
-        for clone in &found.clones {
-            if !is_there(self.catalog.store(), *clone)? {
-                drop_clone(cell, found.id, *clone)?;
-            }
-        }
-        Ok(())
     }
 }
 
@@ -180,11 +185,23 @@ fn drop_clone(cell: &SuperblockCell, snapshot: u64, clone: Uuid) -> Result<()> {
         if let Some(kept) = all.find(|kept| kept.id == snapshot) {
             kept.clones.retain(|listed| *listed != clone);
         }
-        superblock.snapshots.retain(|kept| {
-            kept.id != snapshot || !kept.for_clones || !kept.clones.is_empty() || kept.protected
-        });
+        superblock.snapshots.retain(|kept| kept.id != snapshot || !is_unused(kept));
         Ok(())
     })
+}
+
+/// Drops snapshots that were made for clones and have none.
+fn drop_unused(cell: &SuperblockCell) -> Result<()> {
+    cell.try_update(|superblock| {
+        let before = superblock.snapshots.len();
+        superblock.snapshots.retain(|kept| !is_unused(kept));
+        Ok(superblock.snapshots.len() < before)
+    })
+    .map(drop)
+}
+
+fn is_unused(snapshot: &Snapshot) -> bool {
+    snapshot.for_clones && snapshot.clones.is_empty() && !snapshot.protected
 }
 
 /// Tells the base of a clone that the clone needs it no more.

@@ -42,6 +42,7 @@ impl Engine {
         attrs: FileAttrs,
     ) -> Result<VolumeInfo> {
         self.check_may_write(name)?;
+        self.check_unused(new)?;
         let uuid = self.fresh_uuid();
         let found = self.keep_moment(name, moment, uuid)?;
         self.clone_at(name, &found, new, uuid, attrs)

@@ -166,7 +166,7 @@ impl Engine {
             let by = "its file is open".to_owned();
             return Err(kept(name, snapshot, by));
         }
-        self.drop_orphans(name, &found)?;
+        self.drop_orphans(&*self.cell(name)?, &found)?;
         self.change_snapshot(name, snapshot, |superblock, nth| {
             let found = superblock.snapshots.get(nth);
             if found.is_some_and(|found| found.protected) {

@@ -1,0 +1,187 @@
+//! Snapshots, clones and rollback through a real mount.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use common::rng::Rng;
+use common::{Lab, make_volume, wait_for};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 16 * MIB;
+const FLAGS: &[&str] = &["--batch-size=1M", "--batch-age=100ms", "--compression=none"];
+
+fn open(path: &std::path::Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+fn fill(file: &File, seed: u64) -> Vec<u8> {
+    let mut disk = vec![0; SIZE as usize];
+    Rng::new(seed).fill(&mut disk);
+    file.write_all_at(&disk, 0).unwrap();
+    disk
+}
+
+fn names_in(dir: &std::path::Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_snapshot_stays_while_the_volume_is_overwritten_and_comes_back() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(FLAGS);
+    let path = make_volume(&mount, "v.img", SIZE);
+    let file = open(&path);
+    let monday = fill(&file, 1);
+    // Not flushed: a snapshot has whatever was acknowledged.
+    lab.ok(&["snapshot", "create", "v.img@monday"]);
+    lab.run(&["snapshot", "create", "v.img@monday"]).failure(1, &["monday", "already"]);
+    let tuesday = fill(&file, 2);
+
+    let kept = mount.path().join(".snapshots/v.img/monday");
+    assert_eq!(names_in(&mount.path().join(".snapshots")), ["v.img"]);
+    assert_eq!(names_in(&mount.path().join(".snapshots/v.img")), ["monday"]);
+    assert!(fs::read(&kept).unwrap() == monday);
+    assert_eq!(
+        File::options().write(true).open(&kept).unwrap_err().raw_os_error(),
+        Some(libc::EROFS)
+    );
+    assert_eq!(fs::remove_file(&kept).unwrap_err().raw_os_error(), Some(libc::EROFS));
+
+    let shown = lab.json(&["snapshot", "list", "v.img"]);
+    assert_eq!(shown[0]["name"], "monday");
+    assert_eq!(shown[0]["size_bytes"], SIZE);
+    lab.ok(&["flush", "v.img", "--wait"]);
+    lab.ok(&["gc", "v.img", "--now"]);
+    assert!(fs::read(&kept).unwrap() == monday, "collecting leaves it alone");
+    let exclusive = lab.json(&["snapshot", "list", "v.img"])[0]["exclusive_bytes"].clone();
+    assert!(exclusive.as_u64().unwrap() >= SIZE, "{exclusive}");
+    lab.ok(&["check", "v.img", "--deep"]);
+
+    lab.run(&["snapshot", "rollback", "v.img@monday"]).failure(1, &["in use"]);
+    lab.run(&["snapshot", "rollback", "v.img@friday"]).failure(1, &["friday"]);
+    drop(file);
+    wait_for("the file to be closed", || {
+        lab.run(&["snapshot", "rollback", "v.img@monday"]).0.status.success().then_some(())
+    });
+    assert!(fs::read(&path).unwrap() == monday);
+    let file = open(&path);
+    let wednesday = fill(&file, 3);
+    assert!(wednesday != tuesday);
+    drop(file);
+    mount.unmount();
+
+    // From the store alone.
+    lab.lose_cache();
+    let mount = lab.mount(FLAGS);
+    assert!(fs::read(&path).unwrap() == wednesday);
+    assert!(fs::read(&kept).unwrap() == monday);
+    lab.ok(&["snapshot", "protect", "v.img@monday"]);
+    lab.run(&["snapshot", "delete", "v.img@monday"]).failure(1, &["protected"]);
+    lab.run(&["delete", "v.img"]).failure(1, &["snapshots"]);
+    lab.ok(&["snapshot", "unprotect", "v.img@monday"]);
+    wait_for("nobody to read the snapshot", || {
+        lab.run(&["snapshot", "delete", "v.img@monday"]).0.status.success().then_some(())
+    });
+    assert!(!kept.exists());
+    lab.ok(&["gc", "v.img", "--now"]);
+    let report = lab.json(&["check", "v.img", "--deep"]);
+    assert_eq!(report["findings"].as_array().unwrap().len(), 0, "{report}");
+    lab.ok(&["delete", "v.img"]);
+    mount.unmount();
+}
+
+#[test]
+fn clones_share_what_neither_has_overwritten() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(FLAGS);
+    let path = make_volume(&mount, "base.img", SIZE);
+    let file = open(&path);
+    let first = fill(&file, 1);
+    lab.ok(&["snapshot", "create", "base.img@golden"]);
+    let stored = |lab: &Lab| {
+        let listed = lab.json(&["info", "base.img"]);
+        listed["live"]["gc"]["stored_bytes"].as_u64().unwrap()
+    };
+    let before = stored(&lab);
+    for clone in ["a.img", "b.img"] {
+        lab.ok(&["clone", "base.img@golden", clone]);
+        assert!(fs::read(mount.file(clone)).unwrap() == first, "{clone}");
+    }
+    let second = fill(&file, 2);
+    lab.ok(&["clone", "base.img", "now.img"]);
+    lab.run(&["clone", "base.img", "a.img"]).failure(1, &["a.img", "exists"]);
+    assert!(fs::read(mount.file("now.img")).unwrap() == second);
+    assert!(stored(&lab) >= before);
+
+    // Each goes its own way.
+    let a = open(&mount.file("a.img"));
+    a.write_all_at(&[7; 4096], 5 * MIB).unwrap();
+    let mut own = first.clone();
+    own[5 * MIB as usize..][..4096].fill(7);
+    drop(a);
+    lab.ok(&["clone", "a.img", "grandchild.img"]);
+    assert!(fs::read(mount.file("grandchild.img")).unwrap() == own);
+    assert!(fs::read(mount.file("b.img")).unwrap() == first);
+    assert!(fs::read(&path).unwrap() == second);
+
+    lab.run(&["snapshot", "delete", "base.img@golden"]).failure(1, &["clones"]);
+    drop(file);
+    lab.run(&["delete", "base.img"]).failure(1, &["clones"]);
+    let report = lab.json(&["check", "--all", "--deep"]);
+    assert_eq!(report["findings"].as_array().unwrap().len(), 0, "{report}");
+    mount.unmount();
+
+    lab.lose_cache();
+    let mount = lab.mount(FLAGS);
+    assert!(fs::read(mount.file("grandchild.img")).unwrap() == own);
+    assert!(fs::read(mount.file("b.img")).unwrap() == first);
+    for gone in ["grandchild.img", "a.img", "b.img", "now.img"] {
+        wait_for("nobody to use it", || {
+            lab.run(&["delete", gone]).0.status.success().then_some(())
+        });
+    }
+    lab.ok(&["snapshot", "delete", "base.img@golden"]);
+    assert!(fs::read(mount.file("base.img")).unwrap() == second);
+    mount.unmount();
+    lab.ok(&["gc", "base.img", "--now"]);
+    let report = lab.json(&["check", "--all", "--deep"]);
+    assert_eq!(report["findings"].as_array().unwrap().len(), 0, "{report}");
+    lab.ok(&["delete", "base.img"]);
+}
+
+#[test]
+fn the_past_can_be_had_until_it_is_collected() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[FLAGS, &["--gc-start=0"]].concat());
+    let path = make_volume(&mount, "v.img", SIZE);
+    let file = open(&path);
+    let first = fill(&file, 1);
+    lab.ok(&["flush", "v.img", "--wait"]);
+    let object = lab.json(&["info", "v.img"])["live"]["committed_object"].as_u64().unwrap();
+    // Enough of it stays for none of its objects to die.
+    let mut rng = Rng::new(9);
+    let mut block = vec![0; 4096];
+    for nth in 0..64 {
+        rng.fill(&mut block);
+        file.write_all_at(&block, nth * (SIZE / 64)).unwrap();
+    }
+    lab.ok(&["flush", "v.img", "--wait"]);
+    lab.ok(&["clone", &format!("v.img@#{object}"), "then.img"]);
+    assert!(fs::read(mount.file("then.img")).unwrap() == first);
+    let later = format!("v.img@#{}", object + 100_000);
+    lab.run(&["clone", &later, "never.img"]).failure(1, &["not written yet"]);
+    lab.run(&["clone", "v.img@{2001-01-01T00:00:00Z}", "never.img"]).failure(1, &["v.img"]);
+    lab.run(&["clone", "v.img@{monday}", "never.img"]).failure(2, &["UTC"]);
+    drop(file);
+    mount.unmount();
+}
