@@ -120,6 +120,14 @@ impl Volume {
     }
 }
 
+impl Volume {
+    /// Keeps what the snapshots in `superblock` need, and nothing else.
+    fn keep_only(&self, superblock: &Superblock) {
+        self.core.maps.write().objects_mut().set_pins(pins(superblock));
+        self.stir_cleaner();
+    }
+}
+
 impl Engine {
     /// The snapshots of a volume, the oldest first.
     ///
@@ -167,6 +175,10 @@ impl Engine {
             return Err(kept(name, snapshot, by));
         }
         self.drop_orphans(&*self.cell(name)?, &found)?;
+        if found.for_clones && self.snapshot(name, snapshot).is_err() {
+            // It went with the last clone, which was never made.
+            return self.cell(name).map(drop);
+        }
         self.change_snapshot(name, snapshot, |superblock, nth| {
             let found = superblock.snapshots.get(nth);
             if found.is_some_and(|found| found.protected) {
@@ -228,10 +240,16 @@ impl Engine {
         crate::threads::close(&volume, crate::threads::Close::Drain, &mut |_| true).map(drop)
     }
 
-    /// The superblock of a volume: the one in use, if it is open here.
+    /// The superblock of a volume as it is now: the cell in use, if it is open here.
     pub(crate) fn cell(&self, name: &VolumeName) -> Result<Arc<SuperblockCell>> {
         match self.opened(name) {
-            Some(open) => Ok(Arc::clone(&open.core.superblock)),
+            Some(open) => {
+                // Clones come and go without their base being told.
+                let found = open.core.superblock.reread()?;
+                let found = found.ok_or_else(|| Error::Deleted(name.to_string()))?;
+                open.keep_only(&found);
+                Ok(Arc::clone(&open.core.superblock))
+            }
             None => self.catalog.find(name).map(Arc::new),
         }
     }
@@ -264,8 +282,7 @@ impl Engine {
             change(superblock, nth)
         })?;
         if let Some(open) = open {
-            open.core.maps.write().objects_mut().set_pins(pins(&cell.get()));
-            open.stir_cleaner();
+            open.keep_only(&cell.get());
         }
         Ok(())
     }

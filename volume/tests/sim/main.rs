@@ -28,6 +28,7 @@ mod collect;
 mod damage;
 mod failpoints;
 mod follow;
+mod history;
 mod hosts;
 mod model;
 mod oracle;
