@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
 const FLAGS: &[&str] = &[
     "--log-size=32M",
-    "--memory=8M",
+    "--log-memory=8M",
     "--batch-size=1M",
     "--batch-age=50ms",
     "--checkpoint-objects=4",
@@ -115,6 +115,7 @@ fn a_volume_that_is_written_and_cleaned_checks_clean() {
 
 #[test]
 fn damage_leaks_and_wrong_usage_have_their_exit_codes() {
+    need_mount!();
     let lab = filled();
     let all = objects(&lab);
     let data = all.iter().find(|path| fs::metadata(path).unwrap().len() > MIB / 2).unwrap();

@@ -9,23 +9,11 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use common::rng::Rng;
-use common::{Lab, make_volume, wait_for};
+use common::{Lab, bytes_below, make_volume, wait_for};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
 const FLAGS: &[&str] = &["--batch-size=1M", "--batch-age=100ms", "--compression=none"];
-
-/// Bytes in all files below a directory.
-fn bytes_below(dir: &Path) -> u64 {
-    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    entries
-        .map(|entry| match entry.file_type().unwrap().is_dir() {
-            true => bytes_below(&entry.path()),
-            // A file may be on its way out.
-            false => entry.metadata().map_or(0, |found| found.len()),
-        })
-        .sum()
-}
 
 /// Fills the file, and overwrites three of four blocks; returns what it holds then.
 fn wear(file: &File) -> Vec<u8> {

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use common::rng::Rng;
-use common::{Lab, make_volume, wait_for};
+use common::{Lab, bytes_below, make_volume, wait_for};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
@@ -43,7 +43,7 @@ fn a_snapshot_stays_while_the_volume_is_overwritten_and_comes_back() {
     // Not flushed: a snapshot has whatever was acknowledged.
     lab.ok(&["snapshot", "create", "v.img@monday"]);
     lab.run(&["snapshot", "create", "v.img@monday"]).failure(1, &["monday", "already"]);
-    let tuesday = fill(&file, 2);
+    fill(&file, 2);
 
     let kept = mount.path().join(".snapshots/v.img/monday");
     assert_eq!(names_in(&mount.path().join(".snapshots")), ["v.img"]);
@@ -74,7 +74,6 @@ fn a_snapshot_stays_while_the_volume_is_overwritten_and_comes_back() {
     assert!(fs::read(&path).unwrap() == monday);
     let file = open(&path);
     let wednesday = fill(&file, 3);
-    assert!(wednesday != tuesday);
     drop(file);
     mount.unmount();
 
@@ -107,20 +106,17 @@ fn clones_share_what_neither_has_overwritten() {
     let file = open(&path);
     let first = fill(&file, 1);
     lab.ok(&["snapshot", "create", "base.img@golden"]);
-    let stored = |lab: &Lab| {
-        let listed = lab.json(&["info", "base.img"]);
-        listed["live"]["gc"]["stored_bytes"].as_u64().unwrap()
-    };
-    let before = stored(&lab);
+    let before = bytes_below(&lab.store_dir());
     for clone in ["a.img", "b.img"] {
         lab.ok(&["clone", "base.img@golden", clone]);
         assert!(fs::read(mount.file(clone)).unwrap() == first, "{clone}");
     }
+    let after = bytes_below(&lab.store_dir());
+    assert!(after < before + MIB, "two clones of {before} bytes made {after} of them");
     let second = fill(&file, 2);
     lab.ok(&["clone", "base.img", "now.img"]);
     lab.run(&["clone", "base.img", "a.img"]).failure(1, &["a.img", "exists"]);
     assert!(fs::read(mount.file("now.img")).unwrap() == second);
-    assert!(stored(&lab) >= before);
 
     // Each goes its own way.
     let a = open(&mount.file("a.img"));
@@ -180,7 +176,8 @@ fn the_past_can_be_had_until_it_is_collected() {
     assert!(fs::read(mount.file("then.img")).unwrap() == first);
     let later = format!("v.img@#{}", object + 100_000);
     lab.run(&["clone", &later, "never.img"]).failure(1, &["not written yet"]);
-    lab.run(&["clone", "v.img@{2001-01-01T00:00:00Z}", "never.img"]).failure(1, &["v.img"]);
+    lab.run(&["clone", "v.img@{2001-01-01T00:00:00Z}", "never.img"])
+        .failure(1, &["history", "collected"]);
     lab.run(&["clone", "v.img@{monday}", "never.img"]).failure(2, &["UTC"]);
     drop(file);
     mount.unmount();

@@ -7,7 +7,8 @@
 //! that the volume is being deleted and where its stream ends, as a listing shows it. From then on
 //! it is a deletion that was cut short: a crash leaves nothing that the next one cannot continue.
 //!
-//! Nobody knows who may be writing, so the fence at the stream's end stays.
+//! Nobody knows who may be writing, so the fence at the stream's end stays. Which snapshots it had is
+//! not known either; but clones name their base, so a volume that others need is not deleted.
 
 use std::io::IoSlice;
 
@@ -47,9 +48,22 @@ impl Catalog {
             Ok(None) | Err(Error::Damaged { .. } | Error::NewerFormat { .. }) => {}
             Err(error) => return Err(error),
         }
+        self.check_no_clones(name, uuid)?;
         self.step("delete.condemn")?;
         self.replace_superblock(name, uuid)?;
         SuperblockCell::open(self.store(), uuid)?.ok_or_else(missing)
+    }
+
+    fn check_no_clones(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
+        let all = self.list(|_, _| ())?;
+        match all.iter().find(|other| other.bases.iter().any(|base| base.volume == uuid)) {
+            None => Ok(()),
+            Some(clone) => {
+                let by =
+                    format!("volume {:?} is a clone of it; delete that first", clone.name.as_str());
+                Err(Error::InUse { volume: name.to_string(), by })
+            }
+        }
     }
 
     fn is_empty(&self, uuid: Uuid) -> Result<bool> {

@@ -52,7 +52,7 @@
 //! | lock | protects | held for |
 //! |---|---|---|
 //! | `Engine::fencing` | what is known of the store's conditions | the probe, once per cache directory |
-//! | `Engine::transition` | opening, closing, renaming, deleting of volumes | the whole step, store requests included |
+//! | `Engine::transition` | opening, closing, renaming, deleting, cloning, rolling back of volumes | the whole step, store requests included |
 //! | `Follower::at` | a reader's view of the stream | one look at the stream |
 //! | `SuperblockCell::changing` | who may change the superblock | one conditional replace |
 //! | `log.flush` | who waits for a flush, how far the file is written | list operations |

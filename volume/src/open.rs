@@ -259,7 +259,7 @@ impl Opening<'_> {
         }
         if let Some(snapshot) = back_to {
             if replayed.records > 0 {
-                let by = "its log holds what the store lacks; flush it first".to_owned();
+                let by = "its log holds what the store lacks; `lsvd-fuse flush NAME --wait` brings it there".to_owned();
                 return Err(Error::InUse { volume: self.name(), by });
             }
             let rollback = Rollback {

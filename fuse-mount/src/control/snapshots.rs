@@ -1,6 +1,6 @@
 //! Requests that concern snapshots and clones.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use lsvd_volume::{Moment, ObjectSeq, VolumeName};
 use serde_json::{Value, json};
 
@@ -52,7 +52,7 @@ pub(super) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
             volumes.made(&new, &made);
             Ok(json!({ "created": made.name, "uuid": made.uuid.to_string(), "base": name }))
         }
-        _ => Ok(Value::Null),
+        other => bail!("{other:?} is no request about snapshots"),
     }
 }
 

@@ -580,6 +580,18 @@ impl Drop for Loop {
     }
 }
 
+/// Bytes in all files below a directory.
+pub fn bytes_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries
+        .map(|entry| match entry.file_type().unwrap().is_dir() {
+            true => bytes_below(&entry.path()),
+            // A file may be on its way out.
+            false => entry.metadata().map_or(0, |found| found.len()),
+        })
+        .sum()
+}
+
 /// A volume of `bytes`, made as users do: by truncate.
 pub fn make_volume(mount: &Mount, name: &str, bytes: u64) -> PathBuf {
     let path = mount.file(name);

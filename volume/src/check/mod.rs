@@ -16,10 +16,10 @@
 //! * It may run beside a writer, here or on another host. What is missing is damage only if the
 //!   newest checkpoint needs it still (`judge`); where objects were collected while they were
 //!   looked at, the volume is looked at again, a few times.
-//! * Memory is bounded: 16 bytes for each object of a volume, its root, and fixed amounts of leaves,
-//!   extents, headers and frames (`extents`).
-//! * Objects are reached through `Stream` only, and a root is checked by a function
-//!   of its own, so that a volume may come to have several.
+//! * Memory is bounded: some 40 bytes for each object of a volume, one root, and fixed amounts of
+//!   leaves, extents, headers and frames (`extents`).
+//! * Objects are reached through `Stream` only. A volume has several roots: its newest one, perhaps one
+//!   not published yet, and one for each snapshot.
 
 mod deep;
 mod desk;

@@ -1,5 +1,6 @@
 //! One volume, from its superblock to its last frame.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lsvd_store::ObjectStore;
@@ -16,7 +17,7 @@ use super::survey::Looked;
 use super::tail::{From, Tail, check_tail};
 use crate::checkpoint::read_checkpoint;
 use crate::error::{Error, Result};
-use crate::format::{CheckpointHeader, CheckpointRef, Snapshot, Superblock};
+use crate::format::{CheckpointHeader, CheckpointRef, ObjectHeader, Snapshot, Superblock};
 use crate::stream::Stream;
 use crate::superblock_cell::SuperblockCell;
 use crate::units::{Epoch, ObjectSeq};
@@ -111,19 +112,17 @@ fn check_once(cx: &Context<'_>, options: &Check, seen: &mut VolumeCheck) -> Resu
         check_root(cx, newest, false, &listing, &mut VolumeCheck::default())?;
         roots.push(newest);
     }
-    let mut past = Vec::new();
+    let mut needed: BTreeSet<_> = data_objects(root.as_ref(), &tail).into_iter().collect();
     for snapshot in &superblock.snapshots {
-        past.extend(check_snapshot(cx, snapshot, &listing)?);
+        needed.extend(check_snapshot(cx, snapshot, &listing)?);
     }
     seen.snapshots = superblock.snapshots.len() as u64;
     if root.is_some() {
         check_leaks(cx, &roots, &listing, options.repair)?;
     }
     if options.deep {
-        past.extend(data_objects(root.as_ref(), &tail));
-        past.sort_unstable();
-        past.dedup();
-        let read = check_frames(cx, &past)?;
+        let needed: Vec<_> = needed.into_iter().collect();
+        let read = check_frames(cx, &needed)?;
         (seen.frames, seen.frame_bytes) = (read.frames, read.bytes);
     }
     Ok(())
@@ -138,8 +137,8 @@ fn check_snapshot(
 ) -> Result<Vec<ObjectSeq>> {
     let Some(header) = read_root(cx, snapshot.checkpoint)? else { return Ok(Vec::new()) };
     check_root(cx, &header, true, listing, &mut VolumeCheck::default())?;
-    let mut needed: Vec<_> = header.objects.iter().filter(|o| o.live_sectors > 0).collect();
-    needed.sort_unstable_by_key(|object| object.seq);
+    let needed = header.objects.iter().filter(|object| object.live_sectors > 0);
+    let mut needed: Vec<_> = needed.map(|object| object.seq).collect();
     let mut seq = header.covers.next();
     while seq <= snapshot.at {
         let base = cx.stream.bases().iter().find(|b| b.at < seq && seq <= b.through);
@@ -154,9 +153,12 @@ fn check_snapshot(
             cx.desk.found(Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE));
             break;
         }
+        if let Looked::Found(ObjectHeader::Data(_)) = Looked::of(cx.stream.header(seq))? {
+            needed.push(seq);
+        }
         seq = seq.next();
     }
-    Ok(needed.into_iter().map(|object| object.seq).collect())
+    Ok(needed)
 }
 
 fn is_other(header: &CheckpointHeader, superblock: &Superblock) -> bool {

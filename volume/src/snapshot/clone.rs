@@ -28,7 +28,7 @@ use crate::units::Epoch;
 
 impl Engine {
     /// Makes a volume that begins as the snapshot of another one; without a snapshot as that volume
-    /// is now, which must be open for writing here.
+    /// is now, which is opened for writing here.
     ///
     /// # Errors
     /// There is no such volume or snapshot, the new name is taken, or the store fails.
@@ -45,7 +45,7 @@ impl Engine {
         let found = match snapshot {
             Some(snapshot) => self.snapshot(name, snapshot)?,
             None => {
-                let open = self.opened(name).ok_or_else(|| Error::ReadOnly(name.to_string()))?;
+                let open = self.open_writer(name)?;
                 let text = format!("clone-{}", uuid.simple());
                 open.keep_this_moment(&VolumeName::new(&text)?, true)?
             }
@@ -159,7 +159,7 @@ impl Engine {
         let snapshot = VolumeName::new(first.name.as_str())?;
         let by = match clones {
             0 => format!("of {} snapshots this is one; delete them first", left.len()),
-            _ => format!("{clones} clones need its snapshots; delete or flatten them first"),
+            _ => format!("{clones} clones need its snapshots; delete them first"),
         };
         Err(kept(name, &snapshot, by))
     }

@@ -7,7 +7,7 @@
 
 use uuid::Uuid;
 
-use super::{ATTEMPTS, kept};
+use super::ATTEMPTS;
 use crate::checkpoint::read_checkpoint;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -103,8 +103,8 @@ impl Engine {
                 return Ok(made);
             }
         }
-        let snapshot = VolumeName::new("history")?;
-        Err(kept(name, &snapshot, "checkpoints come faster than it can be read".to_owned()))
+        let by = "checkpoints come faster than its history can be read; try again".to_owned();
+        Err(Error::InUse { volume: name.to_string(), by })
     }
 }
 
@@ -151,8 +151,12 @@ fn last_checkpoint(
     candidates.sort_unstable();
     candidates.dedup();
     for seq in candidates.into_iter().rev() {
-        // It may be void, or collected meanwhile.
-        let Ok(header) = read_checkpoint(stream, seq) else { continue };
+        let header = match read_checkpoint(stream, seq) {
+            Ok(header) => header,
+            // It may be void, or collected meanwhile.
+            Err(Error::Damaged { .. }) => continue,
+            Err(error) => return Err(error),
+        };
         let is_before = match moment {
             Moment::Object(last) => header.covers <= last,
             Moment::Time(ms) => header.stamp.written_ms <= ms,

@@ -186,7 +186,7 @@ impl Engine {
                 return Err(kept(name, snapshot, by));
             }
             if let Some(clones) = found.map(|found| found.clones.len()).filter(|n| *n > 0) {
-                let by = format!("it has {clones} clones; delete or flatten them first");
+                let by = format!("it has {clones} clones; delete them first");
                 return Err(kept(name, snapshot, by));
             }
             superblock.snapshots.remove(nth);

@@ -221,7 +221,7 @@ impl Model {
             return;
         }
         let new = self.fresh("v");
-        let (of, blocks) = match self.pick_snapshot().filter(|_| self.next % 3 > 0) {
+        let (of, blocks) = match self.pick_snapshot().filter(|_| !self.next.is_multiple_of(3)) {
             Some((of, snapshot)) => {
                 let (base, kept) = (name(&of), name(&snapshot));
                 self.engine().clone_volume(&base, Some(&kept), &name(&new), attrs()).unwrap();

@@ -201,8 +201,6 @@ fn one_name(payload: &[u8]) -> Option<(&OsStr, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
     use super::super::abi::put;
     use super::*;
 
