@@ -6,7 +6,6 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
 use common::rng::Rng;
 use common::{Lab, bytes_below, make_volume, wait_for};
