@@ -237,7 +237,7 @@ impl Catalog {
         owns: impl FnOnce(Nonce) -> bool,
     ) -> Result<()> {
         let superblock = cell.get();
-        let stream = Stream::new(Arc::clone(&self.store), superblock.volume);
+        let stream = Stream::new(Arc::clone(&self.store), superblock.volume).on(&superblock.bases);
         let end = End::find(&stream, &superblock)?;
         let resumed = superblock.state == VolumeState::Deleting;
         // One that is continued remembers it in the superblock.
@@ -249,6 +249,11 @@ impl Catalog {
         cell.update(|superblock| {
             if superblock.name.as_str() != name.as_str() {
                 return Err(Error::NoSuchVolume(name.to_string()));
+            }
+            // Made since it was looked for them.
+            if !superblock.snapshots.is_empty() {
+                let by = "it has snapshots; delete them first".to_owned();
+                return Err(Error::InUse { volume: name.to_string(), by });
             }
             superblock.state = VolumeState::Deleting;
             if !others {

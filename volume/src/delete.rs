@@ -53,7 +53,8 @@ impl End {
             guarded_from: None,
         };
         if let Some(checkpoint) = superblock.checkpoint {
-            end.next = checkpoint.covers.next();
+            // The first checkpoint of a clone is its base's.
+            end.next = checkpoint.covers.max(stream.base_through()).next();
             if let Some(header) = readable(read_checkpoint(stream, checkpoint.seq))? {
                 end.fence = header.fences.last().map(|fence| fence.id.nonce);
             }

@@ -177,6 +177,8 @@ fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
             Ok((mut state, moved)) => {
                 state.maps.objects_mut().forget_dead();
                 let shown = show(core, at, &state, moved, give_up_log);
+                // What is read is what is shown.
+                state.maps.evict(u64::MAX);
                 at.state = Some(state);
                 return shown;
             }

@@ -9,6 +9,9 @@ use crate::map::Maps;
 /// over many leaves.
 const SLACK_PARTS: u64 = 32;
 
+/// This part of the ceiling a volume may have also when others hold all of it.
+const FLOOR_PARTS: u64 = 16;
+
 /// What all volumes may take up together.
 #[derive(Debug)]
 pub(crate) struct MemoryBudget {
@@ -40,8 +43,10 @@ impl LeafMemory {
     pub(crate) fn settle(&self, maps: &mut Maps) {
         let MemoryBudget { limit, used } = &*self.budget;
         let all = self.count(maps);
-        if all > *limit {
-            maps.evict(all - limit + limit / SLACK_PARTS);
+        // However much others hold, it keeps what it works with.
+        let spare = maps.clean().resident_bytes().saturating_sub(limit / FLOOR_PARTS);
+        if all > *limit && spare > 0 {
+            maps.evict(spare.min(all - limit + limit / SLACK_PARTS));
             self.count(maps);
             log::trace!("map leaves: {all} bytes of {limit}, now {}", used.load(Ordering::Relaxed));
         }

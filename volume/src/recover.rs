@@ -30,6 +30,9 @@ const FEW: usize = 8;
 /// Names asked for with one listing.
 const LIST_PAGE: usize = 1000;
 
+/// Leaves of the map that are fetched together.
+const FETCH_AT_ONCE: usize = 256;
+
 /// Headers that are read before they are taken in.
 const READ_AHEAD: usize = 64;
 
@@ -205,7 +208,7 @@ impl StreamState {
     }
 
     /// Goes on in the clone, or in its nearer base, behind the last object of a base that counts.
-    fn pass_bases(&mut self, stream: &Stream) {
+    pub(crate) fn pass_bases(&mut self, stream: &Stream) {
         for base in stream.bases() {
             if base.at < self.next && self.next <= base.through {
                 self.next = base.through.next();
@@ -340,12 +343,12 @@ impl StreamState {
         extent: impl Fn(&T) -> Extent,
         mut commit: impl FnMut(&mut Maps, &[T]) -> std::result::Result<(), Stopped>,
     ) -> Result<()> {
-        let absent = self.maps.absent_for(rest.iter().map(extent));
-        let maps = &mut self.maps;
-        self.loader.load_all(absent, |at, leaf| self.loader.put(maps, at, leaf))?;
-        while let Err(Stopped { done, absent }) = commit(&mut self.maps, rest) {
-            self.fetch(absent)?;
+        while let Err(Stopped { done, .. }) = commit(&mut self.maps, rest) {
             rest = rest.get(done..).unwrap_or_default();
+            let mut absent = self.maps.absent_for(rest.iter().map(&extent));
+            absent.truncate(FETCH_AT_ONCE);
+            let maps = &mut self.maps;
+            self.loader.load_all(absent, |at, leaf| self.loader.put(maps, at, leaf))?;
         }
         Ok(())
     }

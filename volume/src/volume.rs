@@ -445,10 +445,15 @@ impl Volume {
         offset: u64,
         done: impl FnOnce(Result<u64>) + Send + 'static,
     ) {
-        let from = Lba::new(offset / SECTOR_BYTES);
+        let mut from = Lba::new(offset / SECTOR_BYTES);
         self.ask_maps(
             move |maps| {
-                let found = maps.next_hole(from)?.get() * SECTOR_BYTES;
+                // Of a large file the leaves that were passed need not stay until the last is here.
+                let found = maps.next_hole(from).map_err(|halted| {
+                    from = halted.at;
+                    halted.absent
+                })?;
+                let found = found.get() * SECTOR_BYTES;
                 Ok(found.max(offset).min(maps.sectors() * SECTOR_BYTES))
             },
             done,
@@ -458,7 +463,7 @@ impl Volume {
     /// Asks the maps; elsewhere, if leaves have to be fetched for the answer.
     fn ask_maps<T>(
         self: &Arc<Self>,
-        ask: impl Fn(&Maps) -> std::result::Result<T, Absent> + Send + 'static,
+        mut ask: impl FnMut(&Maps) -> std::result::Result<T, Absent> + Send + 'static,
         done: impl FnOnce(Result<T>) + Send + 'static,
     ) {
         let answer = ask(&self.core.maps.read());
@@ -466,7 +471,13 @@ impl Volume {
             Ok(answer) => done(Ok(answer)),
             Err(_) => {
                 let volume = Arc::clone(self);
-                self.pool.remote(move || done(volume.core.ask_maps(ask)));
+                self.pool.remote(move || {
+                    let answer = volume.core.ask_maps(ask);
+                    done(answer.map_err(|error| match &volume.role {
+                        Role::Writes(writer) => writer.explain(&volume.core, error),
+                        Role::Follows(_) | Role::Stands => error,
+                    }));
+                });
             }
         }
     }

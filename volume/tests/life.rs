@@ -306,3 +306,49 @@ fn opening_elsewhere_does_not_read_the_map_however_scattered_the_volume_is() {
     assert!(opening.get + opening.head + opening.list <= 8, "{opening}");
     assert!(opening.received_bytes < 64 << 10, "{opening}");
 }
+
+/// Every part of the map is needed again and again, and hardly any of it fits: reads, overwrites and a
+/// trim of everything are slow then, and nothing worse.
+#[test]
+fn a_map_much_larger_than_its_memory_works() {
+    const BLOCKS: u64 = 1 << 12;
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.cache_bytes = 0;
+    // A block in each 256 KiB: 64 leaves of 1 KiB each.
+    let place = |block: u64| block << 18;
+    {
+        let engine = Engine::open(Arc::new(store.clone()), config.clone()).unwrap();
+        engine.create(&name("a"), BLOCKS << 18, attrs()).unwrap();
+        let volume = engine.open_writer(&name("a")).unwrap();
+        for block in 0..BLOCKS {
+            write(&volume, place(block), &pattern(block, 4096)).unwrap();
+        }
+        engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+    }
+    config.map_memory_bytes = 8 << 10;
+    let engine = Engine::open(Arc::new(store.clone()), config.clone()).unwrap();
+    let volume = engine.open_writer(&name("a")).unwrap();
+    // Jumping from leaf to leaf.
+    let scattered = || (0..BLOCKS).map(|nth| nth * 2731 % BLOCKS);
+    for block in scattered().step_by(7) {
+        assert_eq!(read(&volume, place(block), 4096), pattern(block, 4096));
+    }
+    for block in scattered().step_by(3) {
+        write(&volume, place(block), &pattern(block + BLOCKS, 4096)).unwrap();
+    }
+    volume.flush_to_store().unwrap();
+    let written: std::collections::BTreeSet<_> = scattered().step_by(3).collect();
+    for block in scattered().step_by(5) {
+        let seed = if written.contains(&block) { block + BLOCKS } else { block };
+        assert_eq!(read(&volume, place(block), 4096), pattern(seed, 4096));
+    }
+    assert_eq!(wait(|done| volume.seek_data(4096, done)).unwrap(), Some(place(1)));
+    volume.collect(90, true, &mut |_| true).unwrap();
+    trim(&volume, 0, (BLOCKS - 1) << 18);
+    volume.flush_to_store().unwrap();
+    assert_eq!(wait(|done| volume.seek_data(0, done)).unwrap(), Some(place(BLOCKS - 1)));
+    assert_eq!(volume.stats().allocated_bytes, 4096);
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+}

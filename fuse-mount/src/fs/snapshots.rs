@@ -96,9 +96,7 @@ impl SnapshotTree {
     pub(crate) fn open(&self, volumes: &Volumes, ino: u64) -> Option<Result<Arc<Volume>>> {
         let entry = self.table.lock().entries.get(&ino).cloned();
         let Some(Entry::Snapshot { volume, info, .. }) = entry else { return None };
-        let opened = VolumeName::new(&info.name)
-            .and_then(|name| volumes.engine().open_snapshot(&volume, &name));
-        Some(opened)
+        Some(volumes.engine().open_same_snapshot(&volume, &info))
     }
 
     fn volume_of(&self, ino: u64) -> Option<VolumeName> {

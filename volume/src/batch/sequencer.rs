@@ -45,8 +45,11 @@ const MAP_SLACK_BYTES: u64 = 4 << 20;
 
 /// A checkpoint is due when the leaves that changed take up one of so many parts of what leaves may.
 const PRESSED_PARTS: u64 = 4;
-/// While it is on its way, nothing new is begun when they take up one of so many parts.
+/// Until it is there, nothing new is begun when they take up one of so many parts.
 const FULL_PARTS: u64 = 2;
+
+/// Leaves that a commit fetches together.
+const FETCH_AT_ONCE: usize = 32;
 
 /// From this share of the ring on uploads do not make way for other work any more.
 const PRESSED_256THS: u64 = 64;
@@ -113,6 +116,8 @@ pub(crate) struct Sequencer {
     /// The checkpoint in flight.
     prepared: Option<Prepared>,
     publishing: bool,
+    /// Whether that is to be the last one.
+    is_last: bool,
     /// Whether it could not be named, for there are snapshots that it does not know.
     repinned: Arc<AtomicBool>,
     /// What the checkpoint being published condemns.
@@ -153,6 +158,7 @@ impl Sequencer {
             committed_sectors: at.size_sectors,
             prepared: None,
             publishing: false,
+            is_last: false,
             repinned: Arc::default(),
             condemned: Vec::new(),
             answers: 0,
@@ -283,9 +289,10 @@ impl Sequencer {
         self.at.next.since(self.at.committed) <= WINDOW
     }
 
-    /// Whether the map has room for another batch. A checkpoint that is on its way will make some.
+    /// Whether the map has room for another batch. If not, a checkpoint is due or on its way, and will
+    /// make some.
     fn map_has_room(&self) -> bool {
-        self.prepared.is_none() || !self.is_pressed(FULL_PARTS)
+        !self.is_pressed(FULL_PARTS)
     }
 
     fn stamp(&mut self) -> Stamp {
@@ -403,21 +410,21 @@ impl Sequencer {
                 let done = commit(&mut self.core.maps.write(), slice);
                 let Err(Stopped { done, .. }) = done else { break };
                 slice = slice.get(done..).unwrap_or_default();
-                let absent = self.core.maps.read().absent_for(slice.iter().map(&extent));
+                // Those that are needed first, and not more than are surely here when they are.
+                let mut absent = self.core.maps.read().absent_for(slice.iter().map(&extent));
+                absent.truncate(FETCH_AT_ONCE);
                 self.fetch(absent)?;
             }
         }
         Ok(())
     }
 
-    /// Fetches leaves, and waits for as long as the store is away.
+    /// Fetches leaves, and waits for as long as the store is away. None is let go of before the commit
+    /// is over: the next one to be fetched must not cost the one before.
     fn fetch(&self, leaves: Vec<LeafRef>) -> Result<()> {
         loop {
             let fetched = self.loader.load_all(leaves.clone(), |at, leaf| {
-                let mut maps = self.core.maps.write();
-                self.loader.put(&mut maps, at, leaf)?;
-                self.core.memory.settle(&mut maps);
-                Ok(())
+                self.loader.put(&mut self.core.maps.write(), at, leaf)
             });
             match fetched {
                 Err(Error::Store(e)) if may_pass(&e) => self.outlast(&e)?,
@@ -437,6 +444,7 @@ impl Sequencer {
         if self.orders.state().stop {
             return Err(Error::Closing(core.name().to_string()));
         }
+        self.give_up_late();
         std::thread::sleep(LOOK);
         Ok(())
     }
@@ -490,6 +498,7 @@ impl Sequencer {
         self.begin(stamp.seq, None);
         let (head, body) = (prepared.head.clone(), Arc::clone(&prepared.body));
         self.prepared = Some(prepared);
+        self.is_last = clean;
         self.at.since_checkpoint = 0;
         if let Some((_, number)) = asked {
             self.answers = number;
@@ -521,11 +530,18 @@ impl Sequencer {
             let more = root.leaves().values();
             let more = more.filter(|at| at.object == *sparse && !known.contains(&at.index));
             let _reading = self.core.readers.begin();
-            self.loader.load_all(more.copied().collect(), |at, leaf| {
+            let taken = self.loader.load_all(more.copied().collect(), |at, leaf| {
                 let (index, last_change) = (LeafIndex::new(at.index), at.last_change);
                 changed.push(LeafChange { index, leaf: Some(Arc::new(leaf)), last_change });
                 Ok(())
-            })?;
+            });
+            match taken {
+                // The rest can wait for the next one.
+                Ok(()) | Err(Error::Store(_)) => {}
+                Err(error) => {
+                    return Err(crate::deposed::explain(&self.core, self.at.committed, error));
+                }
+            }
         }
         Ok(changed)
     }
@@ -589,6 +605,9 @@ impl Sequencer {
             // Another one, which knows them, is due at once.
             self.condemned.clear();
             self.at.since_checkpoint = self.core.config.checkpoint_objects.max(1);
+            if self.is_last {
+                self.orders.publish(|o| o.checkpoint = Some(true));
+            }
             return;
         }
         self.cleaner.announce(std::mem::take(&mut self.condemned));
@@ -622,8 +641,8 @@ impl Sequencer {
 
     /// Waits until there may be something to do.
     fn rest(&self, pressed: bool) {
-        let (pos, mut time) = if !self.may_create() {
-            // Only a commit helps, and that wakes.
+        let (pos, mut time) = if !self.may_create() || !self.map_has_room() {
+            // Only a commit, or a checkpoint, helps, and they wake.
             (LogPos::new(u64::MAX), None)
         } else if self.builder.is_empty() {
             (self.tail.pos().next(), None)

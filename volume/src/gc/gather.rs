@@ -9,9 +9,6 @@ use crate::format::{DataHeader, ObjectHeader, Place};
 use crate::read::{beyond, fetch_frames, frame_key};
 use crate::units::{Extent, ObjectSeq, SECTOR_BYTES};
 
-/// Extents looked up per hold of the maps' lock.
-const LOOKUP_SLICE: usize = 64;
-
 /// Frames nobody wants are fetched with those around them if they are no more: a request costs more.
 const GAP_FRAMES_MAX: u32 = 2;
 
@@ -86,22 +83,19 @@ fn data_header(core: &Core, object: ObjectSeq) -> Result<DataHeader> {
 /// object is needed until that is committed.
 fn needed(core: &Core, header: &DataHeader, out: &mut Vec<(Extent, Place)>) -> Result<()> {
     let object = header.common().stamp.seq;
-    let placements: Vec<_> = header.placements().collect();
-    for slice in placements.chunks(LOOKUP_SLICE) {
+    for (extent, at) in header.placements() {
+        let Some(at) = at else { continue };
         let before = out.len();
+        // One by one: with many at once, the leaf of the first might be gone when that of the last comes.
         core.ask_maps(|maps| {
             out.truncate(before);
-            for (extent, at) in slice {
-                let Some(at) = at else { continue };
-                maps.clean().mapped_in(*extent, |found, holder, sector| {
-                    let skip = found.start().since(extent.start());
-                    if holder == object && sector == u64::from(*at) + skip {
-                        // Sectors of an object's data fit; that was checked with its header.
-                        out.push((found, Place { object, sector: sector as u32 }));
-                    }
-                })?;
-            }
-            Ok(())
+            maps.clean().mapped_in(extent, |found, holder, sector| {
+                let skip = found.start().since(extent.start());
+                if holder == object && sector == u64::from(at) + skip {
+                    // Sectors of an object's data fit; that was checked with its header.
+                    out.push((found, Place { object, sector: sector as u32 }));
+                }
+            })
         })?;
     }
     Ok(())

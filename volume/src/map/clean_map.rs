@@ -43,6 +43,15 @@ pub(super) struct LeafSlot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Absent(pub LeafRef);
 
+/// A search that came so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Halted {
+    /// Where it goes on.
+    pub at: Lba,
+    /// What it needs for that.
+    pub absent: Absent,
+}
+
 /// A leaf that changed, as a checkpoint sees it.
 #[derive(Clone, Debug)]
 pub struct LeafChange {
@@ -273,15 +282,16 @@ impl CleanMap {
     /// The first unmapped sector at or after `at`, or `limit` if that comes first.
     ///
     /// # Errors
-    /// A leaf is not here.
-    pub fn next_hole(&self, at: Lba, limit: Lba) -> Result<Lba, Absent> {
+    /// A leaf is not here. Everything up to where it stopped is mapped.
+    pub fn next_hole(&self, at: Lba, limit: Lba) -> Result<Lba, Halted> {
         let mut hole = at;
         for (&index, slot) in self.leaves.range(LeafIndex::of(at)..) {
             let from = hole.since(index.start());
             if hole >= limit || hole < index.start() || from >= LEAF_SECTORS {
                 break;
             }
-            hole = index.start().plus(u64::from(slot.here()?.next_hole(from as u32)));
+            let leaf = slot.here().map_err(|absent| Halted { at: hole, absent })?;
+            hole = index.start().plus(u64::from(leaf.next_hole(from as u32)));
         }
         Ok(hole.min(limit))
     }

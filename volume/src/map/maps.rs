@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use super::clean_map::{Absent, CleanMap, CleanPiece};
+use super::clean_map::{Absent, CleanMap, CleanPiece, Halted};
 use super::dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 use super::leaf::Leaf;
 use super::object_table::ObjectTable;
@@ -407,8 +407,8 @@ impl Maps {
     /// is none before it.
     ///
     /// # Errors
-    /// A leaf is not here.
-    pub fn next_hole(&self, at: Lba) -> Result<Lba, Absent> {
+    /// A leaf is not here. Everything up to where it stopped is data.
+    pub fn next_hole(&self, at: Lba) -> Result<Lba, Halted> {
         let end = Lba::new(self.sectors);
         let mut at = at;
         while at < end {

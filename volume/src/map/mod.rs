@@ -35,7 +35,7 @@ mod maps;
 mod object_table;
 mod residency;
 
-pub use clean_map::{Absent, CleanMap, CleanPiece, LeafChange};
+pub use clean_map::{Absent, CleanMap, CleanPiece, Halted, LeafChange};
 pub use dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 pub use leaf::{LEAF_SECTORS, Leaf, LeafIndex};
 pub use leaf_store::{LeafItem, LeafStore, StoredLeaf};

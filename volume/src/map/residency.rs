@@ -178,7 +178,8 @@ mod tests {
         assert_eq!(map.apply_data(extent(1), TWO, 0, TWO, |_, _| ()), needed);
         assert_eq!(map.remove(extent(1), TWO, |_, _| ()), needed);
         assert_eq!(map.next_mapped(extent(1).start()).map(drop), needed);
-        assert_eq!(map.next_hole(extent(1).start(), extent(2).start()).map(drop), needed);
+        let halted = map.next_hole(extent(1).start(), extent(2).start()).unwrap_err();
+        assert_eq!((halted.at, Err(halted.absent)), (extent(1).start(), needed));
         map.truncate(extent(3).start(), TWO, |_, _| ()).unwrap();
         assert_eq!(map.mapped_sectors(), 24, "what lies before the end is not needed");
     }

@@ -93,6 +93,9 @@ impl Engine {
     ) -> Result<VolumeInfo> {
         self.step("clone.pin")?;
         cell.update(|superblock| {
+            if superblock.state == VolumeState::Deleting {
+                return Err(Error::Deleted(name.to_string()));
+            }
             let mut all = superblock.snapshots.iter_mut();
             let kept =
                 all.find(|kept| kept.id == found.id).ok_or_else(|| Error::NoSuchSnapshot {

@@ -11,7 +11,7 @@ use super::ATTEMPTS;
 use crate::checkpoint::read_checkpoint;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::format::{CheckpointRef, FileAttrs, ShortText, Snapshot, Superblock};
+use crate::format::{CheckpointRef, FileAttrs, ShortText, Snapshot, Superblock, VolumeState};
 use crate::info::VolumeInfo;
 use crate::leaf_loader::LeafLoader;
 use crate::map::ObjectTable;
@@ -74,11 +74,16 @@ impl Engine {
                 if now.checkpoint != Some(newest) {
                     return Ok(false);
                 }
-                let all_there = match &open {
-                    Some(open) => is_there(&state, open.core.maps.read().objects()),
-                    None => is_there(&state, &known),
-                };
-                if !all_there {
+                if now.state == VolumeState::Deleting {
+                    return Err(Error::Deleted(name.to_string()));
+                }
+                // What a checkpoint does not cover it has not condemned. The one in the store may be
+                // another writer's, who deletes what it condemns; the one in the making is ours.
+                let kept = all_kept(&state, &known, newest.covers)
+                    && open.as_ref().is_none_or(|open| {
+                        all_kept(&state, open.core.maps.read().objects(), ObjectSeq::new(u64::MAX))
+                    });
+                if !kept {
                     return Err(gone());
                 }
                 let snapshot = Snapshot {
@@ -124,7 +129,12 @@ fn find(stream: &Stream, superblock: &Superblock, moment: Moment) -> Result<Opti
         let found = match stream.find(state.next)? {
             Some(found) => found,
             // The end of the stream; of an object that is asked for by number it is too early.
-            None => return Ok(matches!(moment, Moment::Time(_)).then_some(state)),
+            None => {
+                let newest = superblock.checkpoint.map_or(ObjectSeq::ZERO, |newest| newest.seq);
+                // What is known to be committed was collected: the history has a hole here.
+                let is_end = state.next > superblock.committed.max(newest);
+                return Ok((is_end && matches!(moment, Moment::Time(_))).then_some(state));
+            }
         };
         if let Moment::Time(ms) = moment
             && found.header.stamp().written_ms > ms
@@ -132,8 +142,10 @@ fn find(stream: &Stream, superblock: &Superblock, moment: Moment) -> Result<Opti
             break;
         }
         state.apply(stream, &found)?;
+        state.pass_bases(stream);
     }
-    Ok(Some(state))
+    // Before that it was no volume of its own.
+    Ok((state.committed() > stream.base_through()).then_some(state))
 }
 
 /// The newest checkpoint that is not after the moment, of those that are still there.
@@ -144,7 +156,8 @@ fn last_checkpoint(
 ) -> Result<Option<CheckpointRef>> {
     let Some(newest) = superblock.checkpoint else { return Ok(None) };
     let known = read_checkpoint(stream, newest.seq)?;
-    let of_map = known.objects.iter().filter(|object| object.data_sectors == 0);
+    let own = known.objects.iter().filter(|object| object.seq > stream.base_through());
+    let of_map = own.filter(|object| object.data_sectors == 0);
     let mut candidates: Vec<ObjectSeq> = of_map.map(|object| object.seq).collect();
     candidates.extend(superblock.snapshots.iter().map(|snapshot| snapshot.checkpoint.seq));
     candidates.push(newest.seq);
@@ -168,12 +181,16 @@ fn last_checkpoint(
     Ok(None)
 }
 
-/// Whether nothing that the map of a moment needs is gone, or may be deleted.
-fn is_there(then: &StreamState, now: &ObjectTable) -> bool {
+/// Whether nothing up to `known` that a moment needs is gone, or may be deleted: what its map points at,
+/// and whatever lies between the checkpoint at which it is entered and itself.
+fn all_kept(then: &StreamState, now: &ObjectTable, known: ObjectSeq) -> bool {
     let data = then.maps.objects().iter().filter(|(_, usage)| usage.live_sectors > 0);
     let data = data.filter(|(_, usage)| !usage.is_of_base()).map(|(object, _)| object);
     let held = then.root.held();
     let entered = then.entered.map(|checkpoint| checkpoint.seq);
     let map = held.keys().copied().chain(entered).filter(|seq| !now.is_base_number(*seq));
-    data.chain(map).all(|object| now.is_kept(object))
+    let covers = then.entered.map_or(ObjectSeq::ZERO, |checkpoint| checkpoint.covers);
+    let mut between = now.condemned().filter(|seq| *seq > covers && *seq <= then.committed());
+    between.next().is_none()
+        && data.chain(map).filter(|seq| *seq <= known).all(|object| now.is_kept(object))
 }

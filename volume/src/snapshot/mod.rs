@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::format::{ShortText, Snapshot, Superblock};
+use crate::format::{ShortText, Snapshot, Superblock, VolumeState};
 use crate::map::{ObjectTable, Pin};
 use crate::name::VolumeName;
 use crate::recover::pins;
@@ -169,6 +169,8 @@ impl Engine {
     /// # Errors
     /// There is none of that name, it is protected, in use or has clones, or the store fails.
     pub fn delete_snapshot(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<()> {
+        self.check_may_write(name)?;
+        let _alone = self.transition(name)?;
         let found = self.snapshot(name, snapshot)?;
         if self.is_viewed(found.id) {
             let by = "its file is open".to_owned();
@@ -217,8 +219,32 @@ impl Engine {
     /// # Errors
     /// There is none of that name, it is damaged, or the store fails.
     pub fn open_snapshot(&self, name: &VolumeName, snapshot: &VolumeName) -> Result<Arc<Volume>> {
+        self.open_view(name, snapshot, None)
+    }
+
+    /// As [`Self::open_snapshot`], if it is the one that `info` tells of and none that was made since.
+    ///
+    /// # Errors
+    /// As [`Self::open_snapshot`].
+    pub fn open_same_snapshot(
+        &self,
+        name: &VolumeName,
+        info: &SnapshotInfo,
+    ) -> Result<Arc<Volume>> {
+        self.open_view(name, &VolumeName::new(&info.name)?, Some(info.created_ms))
+    }
+
+    fn open_view(
+        &self,
+        name: &VolumeName,
+        snapshot: &VolumeName,
+        created_ms: Option<u64>,
+    ) -> Result<Arc<Volume>> {
         let _alone = self.transition(name)?;
         let found = self.snapshot(name, snapshot)?;
+        if created_ms.is_some_and(|ms| ms != found.created_ms) {
+            return Err(missing(name, snapshot));
+        }
         let cell = self.catalog.find(name)?;
         let volume = Arc::new(self.opening(name, cell).frozen(&found)?);
         self.note_view(found.id, &volume);
@@ -289,6 +315,9 @@ impl Engine {
 }
 
 fn check_free(superblock: &Superblock, name: &VolumeName) -> Result<()> {
+    if superblock.state == VolumeState::Deleting {
+        return Err(Error::Deleted(superblock.name.as_str().to_owned()));
+    }
     match superblock.snapshots.iter().any(|snapshot| snapshot.name.as_str() == name.as_str()) {
         true => Err(Error::SnapshotExists {
             volume: superblock.name.as_str().to_owned(),
