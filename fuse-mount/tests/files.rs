@@ -142,7 +142,7 @@ fn rename_and_remove() {
     assert_eq!(errno(fs::metadata(&b).unwrap_err()), libc::ENOENT);
     let names: Vec<_> =
         fs::read_dir(mount.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names, [".lsvd", "c.img"]);
+    assert_eq!(names, [".lsvd", ".snapshots", "c.img"]);
     mount.unmount();
 }
 

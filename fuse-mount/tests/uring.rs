@@ -228,8 +228,8 @@ fn names_and_attributes_are_as_over_dev_fuse() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    let wanted: Vec<String> =
-        [".lsvd".to_owned()].into_iter().chain(many).chain(["b.img".to_owned()]).collect();
+    let fixed = [".lsvd".to_owned(), ".snapshots".to_owned()];
+    let wanted: Vec<String> = fixed.into_iter().chain(many).chain(["b.img".to_owned()]).collect();
     assert_eq!(names, wanted);
     mount.unmount();
 }

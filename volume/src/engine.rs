@@ -624,8 +624,11 @@ impl Engine {
         let opening = self.opening(name, found);
         let params = opening.log_params();
         let Some(log) = LogOnDisk::open(&params, false)? else { return Ok(0) };
-        let state = opening.read_stream(Some(&log))?;
-        let bytes = match ownership(&state, &log)? {
+        let owner = match opening.owner_since(&log)? {
+            Some(owner) => owner,
+            None => ownership(&opening.read_stream(Some(&log))?, &log)?,
+        };
+        let bytes = match owner {
             Ownership::Stale { bytes, .. } => bytes,
             Ownership::Contained => 0,
             Ownership::Ours => {

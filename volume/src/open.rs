@@ -228,6 +228,11 @@ impl Opening<'_> {
         let around = self.around.clone();
         let params = self.log_params();
         let found = LogOnDisk::open(&params, true)?;
+        if let Some(log) = &found
+            && let Some(Ownership::Stale { bytes, other }) = self.owner_since(log)?
+        {
+            return Err(self.stale(log, bytes, other));
+        }
         let claim = Claim { log: found.as_ref(), ours: false };
         let mut state = self.read_stream_as(found.as_ref(), Some(claim))?;
         self.warn_of_others(&state, found.as_ref());

@@ -93,6 +93,23 @@ impl Opening<'_> {
         }
     }
 
+    /// Whose `log` is, if the newest checkpoint tells that somebody took the volume over since. Whoever
+    /// writes at full speed need not be caught up with for that.
+    pub(crate) fn owner_since(&self, log: &LogOnDisk) -> Result<Option<Ownership>> {
+        let superblock = self.superblock.get();
+        let own = log.header().fence.filter(|own| superblock.epoch > own.epoch);
+        let Some((checkpoint, _)) = superblock.checkpoint.zip(own) else { return Ok(None) };
+        match read_checkpoint(&self.stream, checkpoint.seq) {
+            Ok(header) => match ownership_among(&header.fences, log)? {
+                // It may have taken the volume back since.
+                Ownership::Ours => Ok(None),
+                owner => Ok(Some(owner)),
+            },
+            Err(Error::Damaged { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whose `log` is, if it permits to go on; `ours` if it was found to continue the stream before.
     pub(crate) fn settle(
         &self,
