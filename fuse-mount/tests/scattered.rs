@@ -26,11 +26,10 @@ use lsvd_volume::format::{
 use lsvd_volume::units::{Epoch, Extent, Lba, LogSeq, ObjectSeq};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Memory for the map. What one batch changes must stay beyond that until a checkpoint has it: 2,000
-/// blocks in as many leaves are 125 MiB, and 72 MiB more while they are encoded.
+/// Memory for the map.
 const MEMORY: &str = "--memory=16M";
 /// What the daemon may have resident altogether. The map of a TiB would take 4 GiB.
-const RESIDENT_MAX_KIB: u64 = 320 << 10;
+const RESIDENT_MAX_KIB: u64 = 256 << 10;
 
 const BLOCK: u64 = 4096;
 const SECTORS: u64 = BLOCK / 512;

@@ -336,8 +336,7 @@ impl Engine {
     }
 
     /// The stream of a volume, for reading.
-    pub(crate) fn stream_of(&self, name: &VolumeName, superblock: &Superblock) -> Stream {
-        log::trace!("{name}: looking into its stream");
+    pub(crate) fn stream_of(&self, superblock: &Superblock) -> Stream {
         Stream::new(Arc::clone(&self.patient), superblock.volume).on(&superblock.bases)
     }
 

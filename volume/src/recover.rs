@@ -235,25 +235,23 @@ impl StreamState {
     }
 
     fn enter_at(&mut self, stream: &Stream, checkpoint: CheckpointRef) -> Result<()> {
-        let state = self;
         let header = read_checkpoint(stream, checkpoint.seq)?;
         if header.covers != checkpoint.covers {
             let detail = "it covers another number than the superblock says";
             return Err(Error::damaged(stream.describe(checkpoint.seq), detail));
         }
-        state.root = Root::of(&header);
-        state
-            .root
+        self.root = Root::of(&header);
+        self.root
             .check_condemned(&header.objects, &header.fences)
             .map_err(|why| Error::damaged(stream.describe(checkpoint.seq), why))?;
-        state.maps = Maps::of_checkpoint(&header, stream.base_through());
-        state.entered = Some(checkpoint);
-        state.next = header.covers.next();
-        state.window = header.stamp.window.into();
+        self.maps = Maps::of_checkpoint(&header, stream.base_through());
+        self.entered = Some(checkpoint);
+        self.next = header.covers.next();
+        self.window = header.stamp.window.into();
         // Fences above `covers` come by in the roll-forward.
-        state.fences = header.fences;
-        state.fences.retain(|fence| fence.id.seq <= header.covers);
-        state.epoch = state.fences.last().map_or(Epoch::ZERO, |fence| fence.id.epoch);
+        self.fences = header.fences;
+        self.fences.retain(|fence| fence.id.seq <= header.covers);
+        self.epoch = self.fences.last().map_or(Epoch::ZERO, |fence| fence.id.epoch);
         Ok(())
     }
 

@@ -62,7 +62,7 @@ impl Engine {
             let cell = self.cell(name)?;
             let superblock = cell.get();
             let newest = superblock.checkpoint.ok_or_else(gone)?;
-            let stream = self.stream_of(name, &superblock);
+            let stream = self.stream_of(&superblock);
             let state = find(&stream, &superblock, moment)?.ok_or_else(gone)?;
             let checkpoint = state.entered.ok_or_else(gone)?;
             let open = self.opened(name);

@@ -143,7 +143,7 @@ impl Engine {
         let count = |objects: &ObjectTable| objects.exclusive_bytes(&pins);
         let exclusive = match self.opened(name) {
             Some(open) => count(open.core.maps.read().objects()),
-            None => count(&self.objects_at_checkpoint(name, &superblock, pins.clone())?),
+            None => count(&self.objects_at_checkpoint(&superblock, pins.clone())?),
         };
         let all = superblock.snapshots.iter().zip(exclusive);
         Ok(all.map(|(snapshot, exclusive)| info(snapshot, exclusive)).collect())
@@ -152,12 +152,11 @@ impl Engine {
     /// What the newest checkpoint of a volume that is not open knows of its objects.
     fn objects_at_checkpoint(
         &self,
-        name: &VolumeName,
         superblock: &Superblock,
         pins: Vec<Pin>,
     ) -> Result<ObjectTable> {
         let Some(newest) = superblock.checkpoint else { return Ok(ObjectTable::new()) };
-        let stream = self.stream_of(name, superblock);
+        let stream = self.stream_of(superblock);
         let header = crate::checkpoint::read_checkpoint(&stream, newest.seq)?;
         let mut objects = ObjectTable::of_records(&header.objects, stream.base_through());
         objects.set_pins(pins);
