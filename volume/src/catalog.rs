@@ -174,8 +174,11 @@ impl Catalog {
 
     /// Whether the volume `uuid` is there and has this name.
     fn holds(&self, uuid: Uuid, name: &VolumeName) -> Result<bool> {
-        let cell = SuperblockCell::open(&self.store, uuid)?;
-        Ok(cell.is_some_and(|cell| cell.get().name.as_str() == name.as_str()))
+        match SuperblockCell::open(&self.store, uuid)? {
+            Some(cell) => Ok(cell.get().name.as_str() == name.as_str()),
+            // Its superblock is lost, and may be brought back.
+            None => Ok(!self.store.list(&keys::stream_prefix(uuid), None, 1)?.objects.is_empty()),
+        }
     }
 
     /// Gives a volume another name. New name, then superblock, then the old name goes.

@@ -606,6 +606,8 @@ impl Sequencer {
         let superblock = self.core.superblock.get();
         self.core.maps.write().objects_mut().set_pins(pins(&superblock));
         if self.repinned.swap(false, Ordering::Relaxed) {
+            let named = superblock.checkpoint.map_or(ObjectSeq::ZERO, |named| named.covers);
+            self.core.maps.write().objects_mut().reprieve(named);
             // Another one, which knows them, is due at once.
             self.condemned.clear();
             self.at.since_checkpoint = self.core.config.checkpoint_objects.max(1);

@@ -276,6 +276,18 @@ impl ObjectTable {
         }
     }
 
+    /// Takes back what was condemned by a checkpoint that could not be named, as far as snapshots need it.
+    /// The one that is named covers `named`, and what that condemned may be gone.
+    pub fn reprieve(&mut self, named: ObjectSeq) {
+        let needed = self.objects.iter().filter(|(object, usage)| {
+            let since = usage.dead_since.filter(|since| usage.condemned && *since > named);
+            since.is_some_and(|since| self.is_pinned(**object, since))
+        });
+        for object in needed.map(|(&object, _)| object).collect::<Vec<_>>() {
+            self.change(object, |usage| usage.condemned = false);
+        }
+    }
+
     /// What is condemned, in ascending order.
     pub fn condemned(&self) -> impl Iterator<Item = ObjectSeq> + '_ {
         self.objects.iter().filter(|(_, usage)| usage.condemned).map(|(&object, _)| object)
@@ -377,10 +389,10 @@ impl ObjectTable {
         usage.class = match usage.dead_since {
             _ if object <= self.base_through => Class::Base,
             None => Class::Needed,
-            Some(since) if self.is_pinned(object, since) => Class::Pinned,
+            // What is condemned may be gone already; no snapshot was made that needs it.
+            Some(since) if !usage.condemned && self.is_pinned(object, since) => Class::Pinned,
             Some(_) => Class::Dead,
         };
-        // Not announced yet, for what a snapshot keeps was not condemned when it was made.
         usage.condemned &= usage.class == Class::Dead;
         if let Some(sum) = self.sums.get_mut(usage.class as usize) {
             sum.put(&usage);
@@ -492,6 +504,12 @@ mod tests {
         table.set_pins(vec![Pin { covers: seq(10), through: seq(12) }]);
         table.condemn(seq(20));
         assert_eq!(table.condemned().collect::<Vec<_>>(), [A], "dead before that one began");
+        table.set_pins(vec![Pin { covers: seq(9), through: seq(9) }]);
+        assert_eq!(table.condemned().count(), 1, "what may be gone is not had back");
+        table.reprieve(seq(10));
+        assert_eq!(table.condemned().count(), 1, "not even after a checkpoint that has no name");
+        table.reprieve(seq(8));
+        assert_eq!((table.condemned().count(), table.pinned().data_sectors), (0, 100));
     }
 
     #[test]

@@ -210,7 +210,16 @@ fn is_unused(snapshot: &Snapshot) -> bool {
 /// Tells the base of a clone that the clone needs it no more.
 pub(crate) fn release_base(store: &Arc<dyn ObjectStore>, clone: &Superblock) -> Result<()> {
     let Some(base) = clone.bases.last() else { return Ok(()) };
-    match SuperblockCell::open(store, base.volume)? {
+    let found = match SuperblockCell::open(store, base.volume) {
+        // A base that is lost must not keep its clones; should it be had again, what it says of this
+        // one is an orphan.
+        Err(error @ (Error::Damaged { .. } | Error::NewerFormat { .. })) => {
+            log::warn!("volume {:?}: its base is not told: {error}", clone.name.as_str());
+            return Ok(());
+        }
+        found => found?,
+    };
+    match found {
         Some(cell) => match drop_clone(&cell, base.snapshot, clone.volume) {
             Err(Error::Deleted(_)) => Ok(()),
             dropped => dropped,

@@ -65,6 +65,10 @@ impl Volume {
     /// # Errors
     /// There is one of that name, or the volume cannot be written, or the store fails.
     pub fn create_snapshot(&self, name: &VolumeName) -> Result<()> {
+        if name.as_str().starts_with(['#', '{']) {
+            let reason = "a snapshot's must not begin with '#' or '{', which set off moments";
+            return Err(Error::BadName { name: name.to_string(), reason });
+        }
         self.keep_this_moment(name, false).map(drop)
     }
 
