@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::format::LeafExtent;
-use crate::map::{LEAF_SECTORS, Maps};
-use crate::units::{BLOCK_BYTES, SECTOR_BYTES};
+use crate::map::Maps;
 
 /// What an eviction makes room for beyond what is needed, as a part of the ceiling: each one passes
 /// over many leaves.
@@ -13,13 +11,6 @@ const SLACK_PARTS: u64 = 32;
 
 /// This part of the ceiling a volume may have also when others hold all of it.
 const FLOOR_PARTS: u64 = 16;
-
-/// What a leaf takes up at most: an extent for each block.
-const LEAF_BYTES_MAX: u64 =
-    LEAF_SECTORS * SECTOR_BYTES / BLOCK_BYTES * size_of::<LeafExtent>() as u64;
-
-/// Fewer leaves would make tiny objects.
-const LEAVES_MIN: u64 = 16;
 
 /// What all volumes may take up together.
 #[derive(Debug)]
@@ -66,11 +57,6 @@ impl LeafMemory {
     pub(crate) fn is_pressed(&self, maps: &Maps, parts: u64) -> bool {
         let limit = self.budget.limit / parts;
         maps.clean().resident_bytes() > limit && maps.clean().changed_bytes() > limit
-    }
-
-    /// How many leaves fit surely into this part of the ceiling; some always do.
-    pub(crate) fn leaves_max(&self, parts: u64) -> usize {
-        (self.budget.limit / parts / LEAF_BYTES_MAX).max(LEAVES_MIN) as usize
     }
 
     fn count(&self, maps: &Maps) -> u64 {

@@ -4,12 +4,11 @@
 //! uploaded once. A batch is the unit of the consistent prefix: it is in the store as a
 //! whole or not at all. Pure: no clock, no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 
 use crate::format::{Place, RecordHead, RecordKind};
 use crate::gc::Relocation;
-use crate::map::LeafIndex;
 use crate::units::{Extent, Lba, LogSeq, SECTOR_BYTES};
 
 /// Whether a record went into the batch.
@@ -72,9 +71,6 @@ impl Batch {
 #[derive(Debug)]
 pub(crate) struct Builder {
     limit_bytes: u64,
-    /// Leaves of the map that it may touch with data; they stay in memory until a checkpoint has them.
-    limit_leaves: usize,
-    leaves: BTreeSet<LeafIndex>,
     size_sectors: u64,
     pieces: BTreeMap<Lba, (u64, Source)>,
     live_bytes: u64,
@@ -85,13 +81,10 @@ pub(crate) struct Builder {
 }
 
 impl Builder {
-    /// An empty batch that is full at `limit_bytes` or when it touches `limit_leaves` of the map, of a
-    /// volume of `size_sectors`.
-    pub(crate) fn new(limit_bytes: u64, limit_leaves: usize, size_sectors: u64) -> Self {
+    /// An empty batch that is full at `limit_bytes`, of a volume of `size_sectors`.
+    pub(crate) fn new(limit_bytes: u64, size_sectors: u64) -> Self {
         Self {
             limit_bytes,
-            limit_leaves,
-            leaves: BTreeSet::new(),
             size_sectors,
             pieces: BTreeMap::new(),
             live_bytes: 0,
@@ -109,7 +102,7 @@ impl Builder {
     /// Whether it should be sealed. Overwrites shrink what will be uploaded but not what is
     /// held in memory, hence the second limit.
     pub(crate) fn is_full(&self) -> bool {
-        self.room_bytes() == 0 || self.leaves.len() >= self.limit_leaves
+        self.room_bytes() == 0
     }
 
     /// Bytes that it can take before it is full, at least.
@@ -128,7 +121,6 @@ impl Builder {
         self.data_bytes = payload.end as u64;
         match (head.kind, head.extent()) {
             (RecordKind::Write, Some(extent)) => {
-                self.leaves.insert(LeafIndex::of(extent.start()));
                 self.put(extent, Source::Data(payload.start));
             }
             (RecordKind::Trim, Some(extent)) => self.put(extent, Source::Trim),
@@ -145,7 +137,7 @@ impl Builder {
     /// there is nothing in it.
     pub(crate) fn seal(&mut self, data: impl FnOnce() -> Vec<u8>) -> Option<Batch> {
         let through = self.through?;
-        let next = Self::new(self.limit_bytes, self.limit_leaves, self.size_sectors);
+        let next = Self::new(self.limit_bytes, self.size_sectors);
         let full = std::mem::replace(self, next);
         let extents = full
             .pieces
@@ -240,7 +232,7 @@ mod tests {
 
     impl Fed {
         fn new(limit_bytes: u64) -> Self {
-            Self { builder: Builder::new(limit_bytes, 100, 1000), data: Vec::new() }
+            Self { builder: Builder::new(limit_bytes, 1000), data: Vec::new() }
         }
 
         fn write(&mut self, seq: u64, lba: u64, sectors: u64) -> Offer {
@@ -322,15 +314,5 @@ mod tests {
             prop_assert_eq!(found, oracle);
             prop_assert_eq!(data_bytes, live);
         }
-    }
-
-    #[test]
-    fn a_batch_that_is_all_over_the_disk_is_full_early() {
-        let mut builder = Builder::new(1 << 20, 3, 1 << 30);
-        let far = |nth: u64| record(nth, RecordKind::Write, nth << 20, 1);
-        for nth in 1..=3 {
-            assert_eq!(builder.offer(&far(nth), 0..512), Offer::Taken, "{nth}");
-        }
-        assert_eq!(builder.offer(&far(4), 0..512), Offer::Full);
     }
 }

@@ -144,11 +144,7 @@ impl Sequencer {
             o.committed_sectors = at.size_sectors;
         });
         Self {
-            builder: Builder::new(
-                core.config.batch_bytes,
-                core.memory.leaves_max(FULL_PARTS),
-                at.size_sectors,
-            ),
+            builder: Builder::new(core.config.batch_bytes, at.size_sectors),
             buffers: Arc::default(),
             loader: LeafLoader::new(core.uploads.clone(), Arc::clone(&core.leaves)),
             core,
