@@ -197,7 +197,7 @@ pub(crate) enum Command {
     /// Make a volume
     #[command(after_help = "Example:\n  lsvd-fuse create disk.img --size 10G")]
     Create {
-        /// Its name: 1 to 255 bytes, no slash, no leading dot
+        /// Its name: 1 to 255 bytes, no slash, no @, no leading dot
         name: OsString,
         /// Its size, a multiple of 4096 bytes: 10G, 512M, …
         #[arg(long, value_name = "SIZE")]

@@ -19,7 +19,7 @@ mod unmount;
 use std::ffi::{OsStr, OsString};
 
 use anyhow::{Context, Result};
-use lsvd_volume::{Close, Engine, VolumeName};
+use lsvd_volume::{Close, Engine, FileAttrs, VolumeName};
 use serde_json::Value;
 
 use crate::cli::{Cli, Command, GlobalFlags, MountFlags};
@@ -29,6 +29,7 @@ use crate::control::execute::execute;
 use crate::control::protocol::{End, Request};
 use crate::control::socket_in;
 use crate::exit::usage;
+use crate::fs::inode::now_ms;
 use crate::fs::volumes::Volumes;
 use crate::output::{Output, Progress};
 use crate::store_url;
@@ -89,6 +90,18 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
 
 fn settings(global: &GlobalFlags, mount: &MountFlags) -> Result<Settings> {
     Settings::load(global, mount)
+}
+
+/// What the file of a new volume looks like: a disk's content is its owner's business.
+fn own_attrs() -> FileAttrs {
+    let now = now_ms();
+    FileAttrs {
+        mode: 0o600,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        created_ms: now,
+        modified_ms: now,
+    }
 }
 
 /// A volume's name from the command line.

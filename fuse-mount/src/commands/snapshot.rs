@@ -3,14 +3,13 @@
 use std::ffi::OsStr;
 
 use anyhow::Result;
-use lsvd_volume::{FileAttrs, VolumeName};
+use lsvd_volume::VolumeName;
 
-use super::{perform, volume_name};
+use super::{own_attrs, perform, volume_name};
 use crate::cli::SnapshotCommand;
 use crate::config::Settings;
 use crate::control::protocol::{Point, Request};
 use crate::exit::usage;
-use crate::fs::inode::now_ms;
 use crate::moment::parse_moment;
 use crate::output::{Columns, Output, line, table};
 
@@ -22,9 +21,6 @@ const COLUMNS: &Columns = &[
     ("PROTECTED", "/protected"),
     ("CLONES", "/clones"),
 ];
-
-/// A disk's content is its owner's business.
-const MODE: u32 = 0o600;
 
 pub(super) fn run(settings: &Settings, command: &SnapshotCommand, output: Output) -> Result<()> {
     let (request, said) = match command {
@@ -88,14 +84,7 @@ pub(super) fn run_clone(
             None => Point::Snapshot(VolumeName::new(text)?.as_str().to_owned()),
         },
     };
-    let now = now_ms();
-    let attrs = FileAttrs {
-        mode: MODE,
-        uid: rustix::process::geteuid().as_raw(),
-        gid: rustix::process::getegid().as_raw(),
-        created_ms: now,
-        modified_ms: now,
-    };
+    let attrs = own_attrs();
     let done = perform(settings, &Request::Clone { name, point, new: new.clone(), attrs })?;
     output.print(&done, |_| line(format!("made {new}, which begins as {}", from.display())))?;
     Ok(())
