@@ -1,13 +1,15 @@
-//! Many clones of one base, on a store in memory: what they share.
+//! Clones on a store in memory: what they share, and what is too late to clone.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
 use lsvd_store::{MemStore, ObjectStore};
 use lsvd_volume::{
-    Close, Engine, EngineConfig, Error, FileAttrs, Volume, VolumeConfig, VolumeName,
+    Close, Engine, EngineConfig, Error, FileAttrs, Moment, ObjectSeq, Volume, VolumeConfig,
+    VolumeName,
 };
 
 const SIZE: u64 = 16 << 20;
@@ -51,12 +53,9 @@ fn stored_bytes(store: &MemStore) -> u64 {
     all.objects.iter().map(|object| object.size).sum()
 }
 
-#[test]
-fn a_hundred_clones_share_objects_and_cached_frames() {
-    let store = MemStore::new();
-    let dir = tempfile::tempdir().unwrap();
-    let config = EngineConfig {
-        cache_dir: dir.path().to_owned(),
+fn config(cache_dir: &Path) -> EngineConfig {
+    EngineConfig {
+        cache_dir: cache_dir.to_owned(),
         cache_bytes: 64 << 20,
         map_memory_bytes: 16 << 20,
         no_fencing: true,
@@ -67,8 +66,54 @@ fn a_hundred_clones_share_objects_and_cached_frames() {
             batch_bytes: 1 << 20,
             ..VolumeConfig::default()
         },
+    }
+}
+
+/// Writes to these places, one object of the stream each, and takes a checkpoint; the object of each.
+fn life(store: &MemStore, places: &[u64]) -> Vec<ObjectSeq> {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
+    let volume = engine.open_writer(&name("base")).unwrap();
+    let write = |at: &u64| {
+        write(&volume, *at, &noise(*at));
+        volume.flush_to_store().unwrap();
+        ObjectSeq::new(volume.stats().committed_object)
     };
-    let engine = Engine::open(Arc::new(store.clone()), config.clone()).unwrap();
+    let objects = places.iter().map(write).collect();
+    drop(volume);
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+    objects
+}
+
+#[test]
+fn a_moment_whose_leaves_were_collected_is_too_late() {
+    const LEAF: u64 = 16 << 20;
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
+    engine.create(&name("base"), 2 * LEAF, attrs()).unwrap();
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+    drop(engine);
+    life(&store, &[0, LEAF]);
+    // This checkpoint says where its first leaf is, but does not hold it.
+    life(&store, &[LEAF]);
+    let objects = life(&store, &[PIECE as u64, 0]);
+    // Nobody needs the one that does any more.
+    for _ in 0..4 {
+        life(&store, &[0]);
+    }
+    let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
+    let moment = Moment::Object(objects[0]);
+    let made = engine.clone_moment(&name("base"), moment, &name("clone"), attrs());
+    assert!(matches!(made, Err(Error::NoSuchMoment { .. })), "{made:?}");
+    engine.shutdown(Close::Drain, &mut |_| true).unwrap();
+}
+
+#[test]
+fn a_hundred_clones_share_objects_and_cached_frames() {
+    let store = MemStore::new();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::open(Arc::new(store.clone()), config(dir.path())).unwrap();
     engine.create(&name("base"), SIZE, attrs()).unwrap();
     let base = engine.open_writer(&name("base")).unwrap();
     for at in 0..SIZE / PIECE as u64 {
@@ -82,8 +127,7 @@ fn a_hundred_clones_share_objects_and_cached_frames() {
 
     // Elsewhere, so that nothing is cached.
     let other = tempfile::tempdir().unwrap();
-    let config = EngineConfig { cache_dir: other.path().to_owned(), ..config };
-    let engine = Engine::open(Arc::new(store.clone()), config).unwrap();
+    let engine = Engine::open(Arc::new(store.clone()), config(other.path())).unwrap();
     let mut ratios = Vec::new();
     for nth in 0..CLONES {
         let clone = name(&format!("clone-{nth}"));

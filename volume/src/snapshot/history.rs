@@ -11,7 +11,9 @@ use super::ATTEMPTS;
 use crate::checkpoint::read_checkpoint;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::format::{CheckpointRef, FileAttrs, ShortText, Snapshot, Superblock, VolumeState};
+use crate::format::{
+    CheckpointHeader, CheckpointRef, FileAttrs, ShortText, Snapshot, Superblock, VolumeState,
+};
 use crate::info::VolumeInfo;
 use crate::leaf_loader::LeafLoader;
 use crate::map::ObjectTable;
@@ -62,12 +64,19 @@ impl Engine {
             let cell = self.cell(name)?;
             let superblock = cell.get();
             let newest = superblock.checkpoint.ok_or_else(gone)?;
-            let stream = self.stream_of(&superblock);
-            let state = find(&stream, &superblock, moment)?.ok_or_else(gone)?;
+            let past = match Past::known_at(self.stream_of(&superblock), &superblock, newest) {
+                Ok(past) => past.find(moment).map(|state| state.map(|state| (past, state))),
+                Err(error) => Err(error),
+            };
+            let (past, state) = match past {
+                // It was collected while it was read.
+                Err(Error::Damaged { .. }) if self.cell(name)?.get().checkpoint != Some(newest) => {
+                    continue;
+                }
+                found => found?.ok_or_else(gone)?,
+            };
             let checkpoint = state.entered.ok_or_else(gone)?;
             let open = self.opened(name);
-            let known = read_checkpoint(&stream, newest.seq)?;
-            let known = ObjectTable::of_records(&known.objects, stream.base_through());
             let mut made = None;
             self.step("history.begin")?;
             cell.try_update(|now| {
@@ -79,7 +88,7 @@ impl Engine {
                 }
                 // What a checkpoint does not cover it has not condemned. The one in the store may be
                 // another writer's, who deletes what it condemns; the one in the making is ours.
-                let kept = all_kept(&state, &known, newest.covers)
+                let kept = all_kept(&state, &past.objects, newest.covers)
                     && open.as_ref().is_none_or(|open| {
                         all_kept(&state, open.core.maps.read().objects(), ObjectSeq::new(u64::MAX))
                     });
@@ -113,72 +122,96 @@ impl Engine {
     }
 }
 
-/// The state at a moment; `None` if it cannot be had.
-fn find(stream: &Stream, superblock: &Superblock, moment: Moment) -> Result<Option<StreamState>> {
-    let Some(entry) = last_checkpoint(stream, superblock, moment)? else { return Ok(None) };
-    let loader = LeafLoader::of_stream(stream);
-    let mut state = StreamState::at_checkpoint(stream, entry, &loader)?;
-    loop {
-        let is_it = match moment {
-            Moment::Object(last) => state.committed() >= last,
-            Moment::Time(_) => false,
-        };
-        if is_it {
-            break;
-        }
-        let found = match stream.find(state.next)? {
-            Some(found) => found,
-            // The end of the stream; of an object that is asked for by number it is too early.
-            None => {
-                let newest = superblock.checkpoint.map_or(ObjectSeq::ZERO, |newest| newest.seq);
-                // What is known to be committed was collected: the history has a hole here.
-                let is_end = state.next > superblock.committed.max(newest);
-                return Ok((is_end && matches!(moment, Moment::Time(_))).then_some(state));
-            }
-        };
-        if let Moment::Time(ms) = moment
-            && found.header.stamp().written_ms > ms
-        {
-            break;
-        }
-        state.apply(stream, &found)?;
-        state.pass_bases(stream);
-    }
-    // Before that it was no volume of its own.
-    Ok((state.committed() > stream.base_through()).then_some(state))
+/// What a checkpoint knows of the history before it.
+struct Past<'a> {
+    stream: Stream,
+    superblock: &'a Superblock,
+    newest: CheckpointRef,
+    objects: ObjectTable,
+    /// The numbers at which parts of the map lie.
+    of_map: Vec<ObjectSeq>,
 }
 
-/// The newest checkpoint that is not after the moment, of those that are still there.
-fn last_checkpoint(
-    stream: &Stream,
-    superblock: &Superblock,
-    moment: Moment,
-) -> Result<Option<CheckpointRef>> {
-    let Some(newest) = superblock.checkpoint else { return Ok(None) };
-    let known = read_checkpoint(stream, newest.seq)?;
-    let own = known.objects.iter().filter(|object| object.seq > stream.base_through());
-    let of_map = own.filter(|object| object.data_sectors == 0);
-    let mut candidates: Vec<ObjectSeq> = of_map.map(|object| object.seq).collect();
-    candidates.extend(superblock.snapshots.iter().map(|snapshot| snapshot.checkpoint.seq));
-    candidates.push(newest.seq);
-    candidates.sort_unstable();
-    candidates.dedup();
-    for seq in candidates.into_iter().rev() {
-        let header = match read_checkpoint(stream, seq) {
-            Ok(header) => header,
-            // It may be void, or collected meanwhile.
-            Err(Error::Damaged { .. }) => continue,
-            Err(error) => return Err(error),
-        };
-        let is_before = match moment {
-            Moment::Object(last) => header.covers <= last,
-            Moment::Time(ms) => header.stamp.written_ms <= ms,
-        };
-        if is_before {
-            return Ok(Some(CheckpointRef { seq, covers: header.covers }));
-        }
+impl<'a> Past<'a> {
+    fn known_at(stream: Stream, superblock: &'a Superblock, newest: CheckpointRef) -> Result<Self> {
+        let known = read_checkpoint(&stream, newest.seq)?;
+        let own = known.objects.iter().filter(|object| object.seq > stream.base_through());
+        let of_map = own.filter(|object| object.data_sectors == 0).map(|object| object.seq);
+        let of_map = of_map.collect();
+        let objects = ObjectTable::of_records(&known.objects, stream.base_through());
+        Ok(Self { stream, superblock, newest, objects, of_map })
     }
-    Ok(None)
+
+    /// The state at a moment; `None` if it cannot be had.
+    fn find(&self, moment: Moment) -> Result<Option<StreamState>> {
+        let stream = &self.stream;
+        let Some(entry) = self.last_checkpoint(moment)? else { return Ok(None) };
+        let loader = LeafLoader::of_stream(stream);
+        let mut state = StreamState::at_checkpoint(stream, entry, &loader)?;
+        loop {
+            let is_it = match moment {
+                Moment::Object(last) => state.committed() >= last,
+                Moment::Time(_) => false,
+            };
+            if is_it {
+                break;
+            }
+            let found = match stream.find(state.next)? {
+                Some(found) => found,
+                // The end of the stream; of an object that is asked for by number it is too early.
+                None => {
+                    // What is known to be committed was collected: the history has a hole here.
+                    let is_end = state.next > self.superblock.committed.max(self.newest.seq);
+                    return Ok((is_end && matches!(moment, Moment::Time(_))).then_some(state));
+                }
+            };
+            if let Moment::Time(ms) = moment
+                && found.header.stamp().written_ms > ms
+            {
+                break;
+            }
+            state.apply(stream, &found)?;
+            state.pass_bases(stream);
+        }
+        // Before that it was no volume of its own.
+        Ok((state.committed() > stream.base_through()).then_some(state))
+    }
+
+    /// The newest checkpoint that is not after the moment, of those that are still there with all
+    /// leaves.
+    fn last_checkpoint(&self, moment: Moment) -> Result<Option<CheckpointRef>> {
+        let mut candidates = self.of_map.clone();
+        candidates.extend(self.superblock.snapshots.iter().map(|of| of.checkpoint.seq));
+        candidates.push(self.newest.seq);
+        candidates.sort_unstable();
+        candidates.dedup();
+        for seq in candidates.into_iter().rev() {
+            let header = match read_checkpoint(&self.stream, seq) {
+                Ok(header) => header,
+                // It may be void, or collected meanwhile.
+                Err(Error::Damaged { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            let is_before = match moment {
+                Moment::Object(last) => header.covers <= last,
+                Moment::Time(ms) => header.stamp.written_ms <= ms,
+            };
+            if is_before && self.has_leaves(&header) {
+                return Ok(Some(CheckpointRef { seq, covers: header.covers }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether no leaf of a checkpoint was collected, or may be.
+    fn has_leaves(&self, header: &CheckpointHeader) -> bool {
+        let may_be_read = |seq| {
+            self.objects.is_base_number(seq)
+                || seq > self.newest.covers
+                || self.objects.is_kept(seq)
+        };
+        header.leaves.iter().all(|leaf| may_be_read(leaf.object))
+    }
 }
 
 /// Whether nothing up to `known` that a moment needs is gone, or may be deleted: what its map points at,
