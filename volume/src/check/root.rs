@@ -8,7 +8,7 @@
 //! ```
 //! A volume has one root, a second one while a newer checkpoint is not published yet, and one more for
 //! each snapshot. Of what was dead when a snapshot was made, or is dead in the base of a clone, nothing
-//! need be there.
+//! need be there, nor of a checkpoint that was only the newest one then.
 
 use std::collections::{HashMap, HashSet};
 
@@ -65,10 +65,12 @@ impl Root<'_> {
     /// Every object of the table is there, with its size.
     fn check_table(&self, listing: &Listing, seen: &mut VolumeCheck) -> Result<()> {
         let objects = &self.header.objects;
+        let holders: HashSet<_> = self.header.leaves.iter().map(|leaf| leaf.object).collect();
         self.cx.desk.begin("comparing objects with the listing", objects.len() as u64)?;
         for object in objects {
             let is_others = self.is_past || object.seq <= self.cx.stream.base_through();
-            if is_others && object.dead_since.is_some() {
+            let is_empty = object.data_sectors == 0 && !holders.contains(&object.seq);
+            if is_others && (object.dead_since.is_some() || is_empty) {
                 continue;
             }
             seen.objects += 1;
