@@ -146,6 +146,9 @@ pub(crate) struct MountFlags {
     /// Most bytes that cleaning moves in a second, or none for no limit [env: LSVD_GC_BANDWIDTH] [default: 64M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) gc_bandwidth: Option<String>,
+    /// How much history cleaning spares, so that `clone NAME@{TIME}` reaches it: as far back as 24h, as 10G in the store allow, or both [env: LSVD_HISTORY_RETENTION] [default: none]
+    #[arg(long, value_name = "TIME|SIZE")]
+    pub(crate) history_retention: Option<String>,
     /// How long requests wait for a store that does nothing, then EIO [env: LSVD_STORE_TIMEOUT] [default: writers wait for as long as it takes, reads 30s]
     #[arg(long, value_name = "TIME")]
     pub(crate) store_timeout: Option<String>,

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lsvd_store::StoreOptions;
-use lsvd_volume::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, VolumeConfig};
+use lsvd_volume::{Compression, EngineConfig, HistoryRetention, MAX_DIRTY_BYTES_MIN, VolumeConfig};
 use serde_json::{Value, json};
 
 use crate::cli::{GlobalFlags, MountFlags};
@@ -74,6 +74,7 @@ pub(crate) struct VolumeSettings {
     gc_start: Setting<u64>,
     gc_stop: Setting<u64>,
     gc_bandwidth: Setting<Option<u64>>,
+    history_retention: Setting<HistoryRetention>,
     store_timeout: Setting<Option<Duration>>,
     max_dirty_bytes: Setting<Option<u64>>,
     max_dirty_age: Setting<Option<Duration>>,
@@ -234,6 +235,12 @@ impl VolumeSettings {
                 || default.gc_bytes_per_s,
                 |text| or_none(text, |text| at_least(parse_bytes(text)?, 1)),
             )?,
+            history_retention: layers.get(
+                "history-retention",
+                volume,
+                || default.history,
+                parse_retention,
+            )?,
             store_timeout: layers.get(
                 "store-timeout",
                 volume,
@@ -299,6 +306,7 @@ impl VolumeSettings {
             gc_start_percent: self.gc_start.value,
             gc_stop_percent: self.gc_stop.value,
             gc_bytes_per_s: self.gc_bandwidth.value,
+            history: self.history_retention.value,
             store_timeout: self.store_timeout.value,
             max_dirty_bytes: self.max_dirty_bytes.value,
             max_dirty_age: self.max_dirty_age.value,
@@ -306,7 +314,7 @@ impl VolumeSettings {
         }
     }
 
-    fn rows(&self) -> [Value; 13] {
+    fn rows(&self) -> [Value; 14] {
         [
             row("log-size", &self.log_size, |bytes| show_bytes(*bytes)),
             row("log-memory", &self.log_memory, |bytes| show_bytes(*bytes)),
@@ -317,6 +325,7 @@ impl VolumeSettings {
             row("gc-start", &self.gc_start, |percent| format!("{percent}%")),
             row("gc-stop", &self.gc_stop, |percent| format!("{percent}%")),
             row("gc-bandwidth", &self.gc_bandwidth, |bytes| shown(*bytes, show_bytes)),
+            row("history-retention", &self.history_retention, |keep| show_retention(*keep)),
             row("store-timeout", &self.store_timeout, |time| shown(*time, show_duration)),
             row("max-dirty-bytes", &self.max_dirty_bytes, |bytes| shown(*bytes, show_bytes)),
             row("max-dirty-age", &self.max_dirty_age, |age| shown(*age, show_duration)),
@@ -358,6 +367,32 @@ fn parse_some_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// `80%`, or `80`.
+/// `24h`, `10G`, both, or `none`.
+fn parse_retention(text: &str) -> Result<HistoryRetention, String> {
+    let wrong =
+        || format!("{text:?}: write how far back, as in 24h, how many bytes, as in 10G, or both");
+    let mut retention = HistoryRetention::default();
+    if text.trim() == "none" {
+        return Ok(retention);
+    }
+    for part in text.split_whitespace() {
+        let is_second = match parse_some_duration(part) {
+            Ok(age) if part.ends_with(char::is_alphabetic) => retention.age.replace(age).is_some(),
+            _ => retention.bytes.replace(parse_bytes(part).map_err(|_| wrong())?).is_some(),
+        };
+        if is_second {
+            return Err(wrong());
+        }
+    }
+    if retention.is_on() { Ok(retention) } else { Err(wrong()) }
+}
+
+fn show_retention(retention: HistoryRetention) -> String {
+    let parts = [retention.age.map(show_duration), retention.bytes.map(show_bytes)];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(" ") }
+}
+
 pub(crate) fn parse_percent(text: &str) -> Result<u64, String> {
     let digits = text.strip_suffix('%').unwrap_or(text);
     let percent = digits.parse().ok().filter(|percent| *percent <= 100);

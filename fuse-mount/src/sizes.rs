@@ -70,18 +70,19 @@ pub(crate) fn parse_volume_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// Reads a duration: `2s`, `500ms`, `1m`; a bare number is seconds.
+/// Reads a duration: `2s`, `500ms`, `1m`, `24h`, `7d`; a bare number is seconds.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let wrong = || format!("{text:?} is not a duration: write 500ms, 2s or 1m");
+    let wrong = || format!("{text:?} is not a duration: write 500ms, 2s, 1m, 24h or 7d");
     let number: u64 = number.parse().map_err(|_| wrong())?;
     let millis = match unit.trim() {
         "ms" => Some(number),
         "" | "s" => number.checked_mul(1000),
         "m" | "min" => number.checked_mul(60_000),
         "h" => number.checked_mul(3_600_000),
+        "d" => number.checked_mul(86_400_000),
         _ => None,
     };
     millis.map(Duration::from_millis).ok_or_else(wrong)

@@ -11,10 +11,13 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::{Error, Result};
-use crate::format::{CheckpointHeader, FenceRecord, LeafRef, ObjectHeader, ObjectRecord, Stamp};
-use crate::map::{LeafChange, LeafIndex, Pin};
+use crate::format::{
+    CheckpointHeader, CheckpointRef, FenceRecord, LeafRef, ObjectHeader, ObjectRecord, ShortText,
+    Stamp, Superblock, VolumeState,
+};
+use crate::map::{LeafChange, LeafIndex};
 use crate::stream::Stream;
-use crate::units::ObjectSeq;
+use crate::units::{ObjectSeq, SECTOR_BYTES};
 
 /// The root of the newest checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -49,8 +52,6 @@ pub(crate) struct Prepared {
     pub(crate) changes: Vec<KeptLeaf>,
     /// What may be deleted once the superblock names it.
     pub(crate) condemned: Vec<ObjectSeq>,
-    /// What it takes for needed by snapshots.
-    pub(crate) pins: Vec<Pin>,
 }
 
 /// What a checkpoint says besides the map.
@@ -164,8 +165,42 @@ impl Root {
         };
         let head = header.encode().map_err(|e| e.of(format!("checkpoint {}", stamp.seq)))?;
         let condemned = header.objects.iter().filter(|o| o.condemned).map(|o| o.seq).collect();
-        Ok(Prepared { head, body: Arc::new(body), root, changes, condemned, pins: Vec::new() })
+        Ok(Prepared { head, body: Arc::new(body), root, changes, condemned })
     }
+}
+
+/// Fails if another writer has the volume, so that `checkpoint`, written with `stamp`, must not be named.
+pub(crate) fn check_owner(
+    superblock: &Superblock,
+    stamp: &Stamp,
+    checkpoint: CheckpointRef,
+) -> Result<()> {
+    let volume = || superblock.name.as_str().to_owned();
+    if superblock.state == VolumeState::Deleting {
+        return Err(Error::Deleted(volume()));
+    }
+    // A newer checkpoint than ours is another writer's, too.
+    let newer = superblock.checkpoint.is_some_and(|found| found.covers > checkpoint.covers);
+    if superblock.epoch > stamp.epoch || newer {
+        let by = format!("host {:?}", superblock.last_host.as_str());
+        return Err(Error::Fenced { volume: volume(), by });
+    }
+    Ok(())
+}
+
+/// Names a checkpoint in the superblock: from now on volumes are entered there.
+pub(crate) fn name_checkpoint(
+    superblock: &mut Superblock,
+    stamp: &Stamp,
+    checkpoint: CheckpointRef,
+    host: &ShortText,
+) {
+    superblock.previous_checkpoint = superblock.checkpoint;
+    superblock.checkpoint = Some(checkpoint);
+    superblock.committed = superblock.committed.max(stamp.seq);
+    superblock.epoch = stamp.epoch;
+    superblock.size_bytes = stamp.size_sectors * SECTOR_BYTES;
+    superblock.last_host = host.clone();
 }
 
 /// Reads a checkpoint's header.

@@ -59,6 +59,8 @@ pub struct VolumeConfig {
     pub gc_stop_percent: u64,
     /// How many bytes are moved in a second at most when nobody asked for it; `None`: no limit.
     pub gc_bytes_per_s: Option<u64>,
+    /// How much of its history is kept beyond what snapshots keep.
+    pub history: HistoryRetention,
     /// How long requests wait for a store that does nothing before they fail. `None`: writers
     /// wait for as long as it takes, reads for [`READ_PATIENCE`].
     pub store_timeout: Option<Duration>,
@@ -69,6 +71,22 @@ pub struct VolumeConfig {
     pub max_dirty_age: Option<Duration>,
     /// Whether a flush waits for the store. `None`: as the volume was created.
     pub sync_remote: Option<bool>,
+}
+
+/// How much history is kept; with both limits, what keeps to both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HistoryRetention {
+    /// Every moment that is no older than this can be had.
+    pub age: Option<Duration>,
+    /// As far back as what is kept for nothing else takes up no more bytes in the store.
+    pub bytes: Option<u64>,
+}
+
+impl HistoryRetention {
+    /// Whether any is kept.
+    pub fn is_on(self) -> bool {
+        self.age.is_some() || self.bytes.is_some()
+    }
 }
 
 /// How long a read waits for a store that does not answer, where nothing else is set.
@@ -103,6 +121,7 @@ impl Default for VolumeConfig {
             gc_start_percent: 70,
             gc_stop_percent: 75,
             gc_bytes_per_s: Some(64 << 20),
+            history: HistoryRetention::default(),
             store_timeout: None,
             max_dirty_bytes: None,
             max_dirty_age: None,

@@ -121,6 +121,7 @@ impl Catalog {
             last_host: ShortText::truncated(SOMEBODY),
             snapshots: Vec::new(),
             bases: Vec::new(),
+            history: None,
             unknown: Vec::new(),
         })
     }

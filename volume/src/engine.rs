@@ -286,6 +286,7 @@ impl Engine {
             last_host: ShortText::truncated(&self.host_name()),
             snapshots: Vec::new(),
             bases: Vec::new(),
+            history: None,
             unknown: Vec::new(),
         })?;
         Ok(self.describe(&made))

@@ -84,6 +84,7 @@ mod follow;
 pub mod format;
 mod gc;
 mod health;
+mod history_window;
 mod info;
 pub mod inspect;
 mod keys;
@@ -117,11 +118,14 @@ mod writer;
 
 pub use crate::log::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
 pub use check::{Check, CheckProgress, CheckReport};
-pub use config::{Compression, EngineConfig, MAX_DIRTY_BYTES_MIN, READ_PATIENCE, VolumeConfig};
+pub use config::{
+    Compression, EngineConfig, HistoryRetention, MAX_DIRTY_BYTES_MIN, READ_PATIENCE, VolumeConfig,
+};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use format::FileAttrs;
 pub use gc::GcReport;
+pub use history_window::HistoryBegin;
 pub use info::{LogInfo, VolumeInfo};
 pub use inspect::{Inspect, InspectReport};
 pub use name::VolumeName;

@@ -18,6 +18,7 @@ use crate::follow::{Follower, OnTop};
 use crate::format::{Nonce, ShortText, Snapshot, Stamp, StoreId, VolumeState};
 use crate::gc::Readers;
 use crate::health::Health;
+use crate::history_window::HistoryWindow;
 use crate::leaf_loader::LeafLoader;
 use crate::log::{Limits, LogOnDisk, LogParams, Start};
 use crate::map::{LeafStore, Maps};
@@ -277,6 +278,7 @@ impl Opening<'_> {
             let stamp = self.stamp(won.next, state.epoch, &state);
             rollback.carry_out(&mut state, stamp)?;
         }
+        let history = self.history(&mut state)?;
         let poison: Arc<Poison> = Arc::default();
         let committed = state.committed();
         let start = Start {
@@ -302,6 +304,7 @@ impl Opening<'_> {
             tail: log.header().tail,
             size_sectors: if back_to.is_some() { state.maps.sectors() } else { replayed_on },
             since_checkpoint: state.rolled,
+            history,
         };
         let core = self.core(state.maps, state.epoch, poison);
         let cost = RequestStats::new(&core.opened(), 0);
@@ -327,6 +330,20 @@ impl Opening<'_> {
         }
         let nonce = Nonce::new(self.around.platform.random());
         Ok((LogOnDisk::create(params, nonce, state.log_seq.next())?, false))
+    }
+
+    /// The window of history, in which nothing is collected.
+    fn history(&self, state: &mut StreamState) -> Result<HistoryWindow> {
+        let retention = self.config.history;
+        let mut window = HistoryWindow::load(
+            retention,
+            &self.stream,
+            &self.superblock.get(),
+            state.maps.objects(),
+        )?;
+        let since = window.advance(self.around.platform.unix_millis(), state.maps.objects());
+        state.maps.objects_mut().set_history(since);
+        Ok(window)
     }
 
     /// What an object says that is put at the end of the stream.

@@ -10,16 +10,15 @@
 
 use std::io::IoSlice;
 
-use crate::checkpoint::{Facts, Prepared};
+use crate::checkpoint::{Facts, Prepared, check_owner, name_checkpoint};
 use crate::core::step_of;
 use crate::error::{Error, Result};
-use crate::format::{CheckpointRef, ShortText, Snapshot, Stamp, Superblock, VolumeState};
+use crate::format::{CheckpointRef, ShortText, Snapshot, Stamp, Superblock};
 use crate::leaf_loader::LeafLoader;
 use crate::platform::Platform;
 use crate::recover::{StreamState, pins};
 use crate::stream::{Created, Stream};
 use crate::superblock_cell::SuperblockCell;
-use crate::units::SECTOR_BYTES;
 
 /// What it takes to roll a volume back.
 pub(crate) struct Rollback<'a> {
@@ -81,20 +80,8 @@ impl Rollback<'_> {
     ) -> Result<()> {
         let host = ShortText::truncated(&self.platform.host_name());
         self.superblock.update(|superblock: &mut Superblock| {
-            let name = superblock.name.as_str().to_owned();
-            if superblock.state == VolumeState::Deleting {
-                return Err(Error::Deleted(name));
-            }
-            if superblock.epoch > stamp.epoch {
-                let by = format!("host {:?}", superblock.last_host.as_str());
-                return Err(Error::Fenced { volume: name, by });
-            }
-            superblock.previous_checkpoint = superblock.checkpoint;
-            superblock.checkpoint = Some(checkpoint);
-            superblock.committed = superblock.committed.max(stamp.seq);
-            superblock.epoch = stamp.epoch;
-            superblock.size_bytes = stamp.size_sectors * SECTOR_BYTES;
-            superblock.last_host = host.clone();
+            check_owner(superblock, &stamp, checkpoint)?;
+            name_checkpoint(superblock, &stamp, checkpoint, &host);
             Ok(())
         })?;
         step_of(self.platform, "rollback.published")?;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::core::Core;
 use crate::error::Error;
 use crate::gc::GcReport;
+use crate::history_window::HistoryBegin;
 use crate::request_stats::RequestStats;
 use crate::units::SECTOR_BYTES;
 use crate::writer::Writer;
@@ -51,6 +52,9 @@ pub struct VolumeStats {
     pub object_bytes_put: u64,
     /// The highest object committed.
     pub committed_object: u64,
+    /// From where on any moment can be had, if history is kept.
+    #[serde(default)]
+    pub history: Option<HistoryBegin>,
     /// Space in the store, and what was done for it.
     #[serde(default)]
     pub gc: GcReport,
@@ -107,6 +111,7 @@ impl VolumeStats {
             trims: load(&health.trims),
             objects_put: load(&health.objects_put),
             object_bytes_put: load(&health.object_bytes_put),
+            history: writer.and_then(|w| w.orders.history()),
             gc,
             requests: RequestStats::new(&core.requests(), load(&health.write_bytes)),
             opening: core

@@ -11,7 +11,7 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 23] = [
+pub(super) const KEYS: [&str; 24] = [
     "store",
     "cache-dir",
     "cache-size",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 23] = [
     "gc-start",
     "gc-stop",
     "gc-bandwidth",
+    "history-retention",
     "store-timeout",
     "max-dirty-bytes",
     "max-dirty-age",
@@ -38,7 +39,7 @@ pub(super) const KEYS: [&str; 23] = [
 ];
 
 /// Those that a `[volume.NAME]` section may hold.
-pub(super) const VOLUME_KEYS: [&str; 13] = [
+pub(super) const VOLUME_KEYS: [&str; 14] = [
     "log-size",
     "log-memory",
     "batch-size",
@@ -48,6 +49,7 @@ pub(super) const VOLUME_KEYS: [&str; 13] = [
     "gc-start",
     "gc-stop",
     "gc-bandwidth",
+    "history-retention",
     "store-timeout",
     "max-dirty-bytes",
     "max-dirty-age",
@@ -195,6 +197,7 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("gc-start", mount.gc_start.clone()),
         ("gc-stop", mount.gc_stop.clone()),
         ("gc-bandwidth", mount.gc_bandwidth.clone()),
+        ("history-retention", mount.history_retention.clone()),
         ("store-timeout", mount.store_timeout.clone()),
         ("max-dirty-bytes", mount.max_dirty_bytes.clone()),
         ("max-dirty-age", mount.max_dirty_age.clone()),

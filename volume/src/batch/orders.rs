@@ -6,6 +6,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::history_window::HistoryBegin;
 use crate::log::FlushDone;
 use crate::units::{LogSeq, ObjectSeq};
 
@@ -32,6 +33,8 @@ pub(super) struct State {
     pub(super) committed_object: ObjectSeq,
     /// Size of the volume then, in sectors.
     pub(super) committed_sectors: u64,
+    /// Where the window of history begins.
+    pub(super) history: Option<HistoryBegin>,
     /// Checkpoints asked for, and how many of these requests were answered.
     pub(super) asked: u64,
     pub(super) answered: u64,
@@ -102,6 +105,11 @@ impl Orders {
     pub(crate) fn committed_state(&self) -> (ObjectSeq, u64) {
         let state = self.state.lock();
         (state.committed_object, state.committed_sectors)
+    }
+
+    /// Where the window of history begins.
+    pub(crate) fn history(&self) -> Option<HistoryBegin> {
+        self.state.lock().history
     }
 
     /// Calls `done` when everything up to `seq` is committed, or cannot be any more.

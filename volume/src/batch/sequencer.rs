@@ -12,18 +12,18 @@ use super::buffers::Buffers;
 use super::builder::{Batch, Builder, Offer};
 use super::orders::Orders;
 use super::uploader::{Job, Outcome, Uploaders, may_pass};
-use crate::checkpoint::{Facts, Prepared, Root};
+use crate::checkpoint::{Facts, Prepared, Root, check_owner, name_checkpoint};
 use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::format::{
     CheckpointRef, DataHeader, FenceRecord, LeafRef, LogPoint, Nonce, ShortText, Stamp, Superblock,
-    VolumeState,
 };
 use crate::gc::Cleaner;
+use crate::history_window::HistoryWindow;
 use crate::leaf_loader::LeafLoader;
 use crate::log::{LogTail, WriteLog};
-use crate::map::{Absent, CommitExtent, LeafChange, LeafIndex, Maps, Stopped};
+use crate::map::{Absent, CommitExtent, LeafChange, LeafIndex, Maps, Pin, Stopped};
 use crate::platform::Pace;
 use crate::recover::pins;
 use crate::units::{Epoch, Extent, LogPos, LogSeq, ObjectSeq};
@@ -64,7 +64,7 @@ const PRESSED_CHECK: Duration = Duration::from_millis(250);
 const LOOK: Duration = Duration::from_millis(100);
 
 /// Where in the stream a writer begins.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Position {
     /// The first number it will create.
     pub(crate) next: ObjectSeq,
@@ -84,6 +84,17 @@ pub(crate) struct Position {
     pub(crate) size_sectors: u64,
     /// Objects committed since the newest checkpoint.
     pub(crate) since_checkpoint: u64,
+    /// What is kept of its history.
+    pub(crate) history: HistoryWindow,
+}
+
+/// What a checkpoint leaves alone although the head does not need it.
+#[derive(Default)]
+struct Kept {
+    /// By snapshots.
+    pins: Vec<Pin>,
+    /// As history: what died after this.
+    history: Option<ObjectSeq>,
 }
 
 /// An object between its sealing and its commit.
@@ -114,7 +125,7 @@ pub(crate) struct Sequencer {
     /// Size of the volume as of the last commit, in sectors.
     committed_sectors: u64,
     /// The checkpoint in flight.
-    prepared: Option<Prepared>,
+    prepared: Option<(Prepared, Kept)>,
     publishing: bool,
     /// Whether that is to be the last one.
     is_last: bool,
@@ -138,7 +149,9 @@ impl Sequencer {
         at: Position,
     ) -> Self {
         let tail = LogTail::new(Arc::clone(log.data()), at.tail.pos, at.tail.seq);
+        let history = at.history.begin();
         orders.publish(|o| {
+            o.history = history;
             o.committed = at.log_seq;
             o.committed_object = at.committed;
             o.committed_sectors = at.size_sectors;
@@ -474,12 +487,14 @@ impl Sequencer {
         let facts = Facts { stamp, clean, covers, sectors, fences: &self.at.fences };
         let (maps, newest) = (&self.core.maps, self.at.root.seq());
         let entered = self.core.superblock.get().checkpoint.map(|checkpoint| checkpoint.seq);
-        let mut known = Vec::new();
-        let mut prepared = self.at.root.prepare(&facts, false, changed, |held| {
+        let mut kept = Kept::default();
+        let history = &mut self.at.history;
+        let now_ms = self.core.platform.unix_millis();
+        let prepared = self.at.root.prepare(&facts, false, changed, |held| {
             let mut maps = maps.write();
             let objects = maps.objects_mut();
-            known = pins(&self.core.superblock.get());
-            objects.set_pins(known.clone());
+            kept.pins = pins(&self.core.superblock.get());
+            objects.set_pins(kept.pins.clone());
             // Checkpoints whose leaves were all written anew. The newest one stays, and the one
             // that the superblock names, for it will be named beside the one that follows.
             let of_map = objects.iter().filter(|(_, usage)| usage.is_map());
@@ -491,13 +506,18 @@ impl Sequencer {
             for object in useless {
                 objects.bury(object, covers);
             }
+            kept.history = history.advance(now_ms, objects);
+            objects.set_history(kept.history);
             objects.condemn(covers);
             objects.records(covers)
         })?;
-        prepared.pins = known;
+        if self.core.config.history.is_on() {
+            // What dies from now on is up to the next one.
+            kept.history.get_or_insert(covers);
+        }
         self.begin(stamp.seq, None);
         let (head, body) = (prepared.head.clone(), Arc::clone(&prepared.body));
-        self.prepared = Some(prepared);
+        self.prepared = Some((prepared, kept));
         self.is_last = clean;
         self.at.since_checkpoint = 0;
         if let Some((_, number)) = asked {
@@ -552,7 +572,7 @@ impl Sequencer {
 
     /// A checkpoint is committed: from now on recovery may start there.
     fn publish_checkpoint(&mut self, stamp: &Stamp, uploaders: &Uploaders) {
-        let Some(mut prepared) = self.prepared.take() else { return };
+        let Some((mut prepared, kept)) = self.prepared.take() else { return };
         let covers = prepared.root.covers;
         {
             let bytes = (prepared.head.len() + prepared.body.len()) as u64;
@@ -561,36 +581,26 @@ impl Sequencer {
             self.core.memory.settle(&mut maps);
             maps.objects_mut().add(stamp.seq, 0, bytes);
         }
+        self.at.history.add(covers, stamp.written_ms);
+        let history = self.at.history.begin();
+        self.orders.publish(|o| o.history = history);
         self.condemned = std::mem::take(&mut prepared.condemned);
         self.at.root = std::mem::take(&mut prepared.root);
         self.publishing = true;
         let checkpoint = CheckpointRef { seq: stamp.seq, covers };
         let stamp = *stamp;
-        let volume = self.core.name();
         let host = ShortText::truncated(&self.core.platform.host_name());
-        let (known, repinned) = (prepared.pins.clone(), Arc::clone(&self.repinned));
+        let repinned = Arc::clone(&self.repinned);
         repinned.store(false, Ordering::Relaxed);
         let change = Box::new(move |superblock: &mut Superblock| {
-            if superblock.state == VolumeState::Deleting {
-                return Err(Error::Deleted(volume.to_string()));
-            }
-            // A newer checkpoint than ours is another writer's, too.
-            let newer = superblock.checkpoint.is_some_and(|found| found.covers > checkpoint.covers);
-            if superblock.epoch > stamp.epoch || newer {
-                let by = format!("host {:?}", superblock.last_host.as_str());
-                return Err(Error::Fenced { volume: volume.to_string(), by });
-            }
+            check_owner(superblock, &stamp, checkpoint)?;
             // It may condemn what a snapshot needs that was made meanwhile.
-            if pins(superblock).iter().any(|pin| !known.contains(pin)) {
+            if pins(superblock).iter().any(|pin| !kept.pins.contains(pin)) {
                 repinned.store(true, Ordering::Relaxed);
                 return Ok(());
             }
-            superblock.previous_checkpoint = superblock.checkpoint;
-            superblock.checkpoint = Some(checkpoint);
-            superblock.committed = superblock.committed.max(stamp.seq);
-            superblock.epoch = stamp.epoch;
-            superblock.size_bytes = stamp.size_sectors * crate::units::SECTOR_BYTES;
-            superblock.last_host = host.clone();
+            superblock.history = kept.history;
+            name_checkpoint(superblock, &stamp, checkpoint, &host);
             Ok(())
         });
         let Prepared { changes, body, .. } = prepared;

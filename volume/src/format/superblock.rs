@@ -17,6 +17,7 @@
 //! | 0x0005 | last host | text |
 //! | 0x8006 | snapshots | see [`super::snapshot`]; absent if there are none |
 //! | 0x8007 | bases | of a clone, the farthest first, likewise |
+//! | 0x8008 | history | u64: what died after this number is kept; only if any is |
 //!
 //! A checkpoint is a byte 0, or a byte 1, its number and what it covers. Text is a length byte
 //! and that many bytes of UTF-8.
@@ -53,6 +54,7 @@ const TAG_ATTRS: u16 = 4;
 const TAG_LAST_HOST: u16 = 5;
 const TAG_SNAPSHOTS: u16 = MUST_UNDERSTAND | 6;
 const TAG_BASES: u16 = MUST_UNDERSTAND | 7;
+const TAG_HISTORY: u16 = MUST_UNDERSTAND | 8;
 
 /// Owner, group, permission bits, and times of the volume's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -134,6 +136,8 @@ pub struct Superblock {
     pub snapshots: Vec<Snapshot>,
     /// Where the history of a clone comes from, the farthest first.
     pub bases: Vec<Base>,
+    /// What died after this number is kept as history, if anything is.
+    pub history: Option<ObjectSeq>,
     /// What a later version added and this one may ignore; empty in a new superblock.
     pub unknown: Vec<Section>,
 }
@@ -182,6 +186,9 @@ impl Superblock {
         }
         if !self.bases.is_empty() {
             put_section(&mut sections, TAG_BASES, |w| encode_bases(w, &self.bases));
+        }
+        if let Some(since) = self.history {
+            put_section(&mut sections, TAG_HISTORY, |w| w.u64(since.get()));
         }
         for Section { tag, content } in &self.unknown {
             put_section(&mut sections, *tag, |w| w.bytes(content));
@@ -269,6 +276,7 @@ struct Sections<'a> {
     last_host: Option<&'a [u8]>,
     snapshots: Option<&'a [u8]>,
     bases: Option<&'a [u8]>,
+    history: Option<&'a [u8]>,
     unknown: Vec<Section>,
 }
 
@@ -282,6 +290,7 @@ impl<'a> Sections<'a> {
             TAG_LAST_HOST => &mut self.last_host,
             TAG_SNAPSHOTS => &mut self.snapshots,
             TAG_BASES => &mut self.bases,
+            TAG_HISTORY => &mut self.history,
             _ if tag & MUST_UNDERSTAND != 0 => return Err(FormatError::UnknownSection(tag)),
             _ => {
                 self.unknown.push(Section { tag, content: content.to_vec() });
@@ -317,6 +326,7 @@ impl<'a> Sections<'a> {
         let last_host = section(self.last_host, ShortText::decode)?;
         let snapshots = self.snapshots.map(|s| section(Some(s), decode_snapshots)).transpose()?;
         let bases = self.bases.map(|s| section(Some(s), decode_bases)).transpose()?;
+        let history = self.history.map(|s| section(Some(s), |r| r.u64())).transpose()?;
         Ok(Superblock {
             volume,
             name,
@@ -332,6 +342,7 @@ impl<'a> Sections<'a> {
             last_host,
             snapshots: snapshots.unwrap_or_default(),
             bases: bases.unwrap_or_default(),
+            history: history.map(ObjectSeq::new),
             unknown: self.unknown,
         })
     }
@@ -397,6 +408,7 @@ mod tests {
             last_host: ShortText::truncated("node1"),
             snapshots: vec![],
             bases: vec![],
+            history: None,
             unknown: vec![],
         }
     }
@@ -417,7 +429,12 @@ mod tests {
         let other = Snapshot { id: 8, for_clones: true, clones: vec![], ..snapshot.clone() };
         let far = Base { volume: UUID, snapshot: 3, at: seq(4), through: seq(6) };
         let near = Base { snapshot: 9, at: seq(11), through: seq(11), ..far };
-        Superblock { snapshots: vec![snapshot, other], bases: vec![far, near], ..example() }
+        Superblock {
+            snapshots: vec![snapshot, other],
+            bases: vec![far, near],
+            history: Some(ObjectSeq::new(17)),
+            ..example()
+        }
     }
 
     #[test]

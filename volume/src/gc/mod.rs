@@ -80,7 +80,7 @@ pub struct GcReport {
     pub data_bytes: u64,
     /// Of them those that the map points at.
     pub live_bytes: u64,
-    /// Bytes in the store that only snapshots need.
+    /// Bytes in the store that only snapshots and the window of history need.
     #[serde(default)]
     pub snapshot_bytes: u64,
     /// Bytes of data that were moved.
@@ -451,6 +451,10 @@ impl Cleaner {
         if self.core.maps.read().objects().dead().data_sectors == 0 {
             return Ok(());
         }
+        self.checkpoint()
+    }
+
+    fn checkpoint(&self) -> Result<()> {
         let asked = self.orders.checkpoint(false);
         self.log.wake_tail();
         while !self.orders.wait_checkpoint(asked, TICK) {
@@ -463,6 +467,10 @@ impl Cleaner {
 
     fn do_all(&self, wish: Wish) -> Result<()> {
         self.clean(wish)?;
+        if self.core.config.history.is_on() {
+            // What has left the window of history is dead from the next checkpoint on.
+            self.checkpoint()?;
+        }
         self.settle()?;
         self.delete_announced()
     }

@@ -10,8 +10,9 @@
 //! a rollback, to what a snapshot has kept.
 //! The cleaner chooses its victims by it.
 //!
-//! Two kinds of objects are kept, but are not the head's own: dead ones that a snapshot *pins*, and
-//! those of a clone's *base*, which belong to another volume. Neither is ever condemned here.
+//! Two kinds of objects are kept, but are not the head's own: dead ones that a snapshot or the window
+//! of history *pins*, and those of a clone's *base*, which belong to another volume. Neither is ever
+//! condemned here.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +44,7 @@ enum Class {
     Needed,
     /// Nobody needs it.
     Dead,
-    /// Only snapshots need it.
+    /// Only snapshots, or the window of history, need it.
     Pinned,
     /// It belongs to the base of a clone.
     Base,
@@ -89,6 +90,8 @@ pub struct ObjectTable {
     sums: [Usage; 4],
     /// By ascending `covers`, and so by ascending `through`.
     pins: Vec<Pin>,
+    /// What died after this is kept as history.
+    history: Option<ObjectSeq>,
     /// The last number of a clone's base.
     base_through: ObjectSeq,
 }
@@ -145,9 +148,20 @@ impl ObjectTable {
             return;
         }
         self.pins = pins;
+        self.class_dead_anew();
+    }
+
+    /// Keeps what died after this number as history.
+    pub fn set_history(&mut self, since: Option<ObjectSeq>) {
+        if self.history != since {
+            self.history = since;
+            self.class_dead_anew();
+        }
+    }
+
+    fn class_dead_anew(&mut self) {
         let dead = self.objects.iter().filter(|(_, usage)| usage.dead_since.is_some());
         for object in dead.map(|(&object, _)| object).collect::<Vec<_>>() {
-            // Classed anew.
             self.change(object, |_| ());
         }
     }
@@ -157,7 +171,14 @@ impl ObjectTable {
         &self.pins
     }
 
+    fn is_history(&self, dead_since: ObjectSeq) -> bool {
+        self.history.is_some_and(|since| dead_since > since)
+    }
+
     fn is_pinned(&self, object: ObjectSeq, dead_since: ObjectSeq) -> bool {
+        if self.is_history(dead_since) {
+            return true;
+        }
         let before = self.pins.partition_point(|pin| pin.covers < dead_since);
         let last = before.checked_sub(1).and_then(|last| self.pins.get(last));
         last.is_some_and(|pin| object <= pin.through)
@@ -345,7 +366,7 @@ impl ObjectTable {
         self.sum(Class::Dead)
     }
 
-    /// The sums over those that only snapshots need.
+    /// The sums over those that only snapshots or the window of history need.
     pub fn pinned(&self) -> Usage {
         self.sum(Class::Pinned)
     }
@@ -366,7 +387,9 @@ impl ObjectTable {
         let mut bytes = vec![0; pins.len()];
         let pinned = self.objects.iter().filter(|(_, usage)| usage.class == Class::Pinned);
         for (object, usage) in pinned {
-            let Some(since) = usage.dead_since else { continue };
+            let Some(since) = usage.dead_since.filter(|since| !self.is_history(*since)) else {
+                continue;
+            };
             let keeps = |pin: &Pin| pin.covers < since && *object <= pin.through;
             let mut keepers = (0..).zip(pins).filter(|(_, pin)| keeps(pin)).map(|(nth, _)| nth);
             if let (Some(only), None) = (keepers.next(), keepers.next())
@@ -376,6 +399,13 @@ impl ObjectTable {
             }
         }
         bytes
+    }
+
+    /// Bytes in the store of what died after `since`, and is there.
+    pub fn dead_bytes_after(&self, since: ObjectSeq) -> u64 {
+        let own = self.objects.range(self.base_through.next()..).map(|(_, usage)| usage);
+        let dead = own.filter(|u| !u.condemned && u.dead_since.is_some_and(|dead| dead > since));
+        dead.map(|usage| usage.stored_bytes).sum()
     }
 
     fn sum(&self, class: Class) -> Usage {
@@ -510,6 +540,28 @@ mod tests {
         assert_eq!(table.condemned().count(), 1, "not even after a checkpoint that has no name");
         table.reprieve(seq(8));
         assert_eq!((table.condemned().count(), table.pinned().data_sectors), (0, 100));
+    }
+
+    #[test]
+    fn what_died_in_the_window_of_history_is_kept_by_no_snapshot() {
+        let seq = ObjectSeq::new;
+        let mut table = table();
+        table.freed(A, 100, seq(10));
+        table.freed(B, 50, seq(20));
+        let pin = Pin { covers: seq(5), through: seq(5) };
+        table.set_pins(vec![pin]);
+        table.set_history(Some(seq(10)));
+        assert_eq!(table.exclusive_bytes(&[pin]), [5000], "B is history as well");
+        assert_eq!((table.dead_bytes_after(seq(9)), table.dead_bytes_after(seq(10))), (7000, 2000));
+        table.set_pins(Vec::new());
+        table.condemn(seq(30));
+        assert_eq!(
+            (table.condemned().collect::<Vec<_>>(), table.pinned().data_sectors),
+            (vec![A], 50)
+        );
+        table.set_history(None);
+        table.condemn(seq(30));
+        assert_eq!((table.condemned().count(), table.dead_bytes_after(seq(0))), (2, 0));
     }
 
     #[test]

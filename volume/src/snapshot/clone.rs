@@ -129,6 +129,7 @@ impl Engine {
             last_host: ShortText::truncated(&self.host_name()),
             snapshots: Vec::new(),
             bases,
+            history: None,
             unknown: Vec::new(),
         };
         self.catalog.create(superblock).map(|made| self.describe(&made))

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::time::Duration;
 
 use lsvd_store::MemStore;
 use lsvd_volume::check::{Finding, Severity};
 use lsvd_volume::{
-    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, Moment, ObjectSeq, Volume,
-    VolumeConfig, VolumeName,
+    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, HistoryRetention, Moment,
+    ObjectSeq, Volume, VolumeConfig, VolumeName,
 };
 use tempfile::TempDir;
 
@@ -27,8 +28,8 @@ type Content = Vec<u64>;
 struct Expected {
     blocks: Content,
     snapshots: BTreeMap<String, Content>,
-    /// What objects of the stream contain all before them.
-    moments: Vec<(u64, Content)>,
+    /// What objects of the stream contain all before them, and whether they are to be kept.
+    moments: Vec<(u64, Content, bool)>,
 }
 
 struct Model {
@@ -41,6 +42,7 @@ struct Model {
     origins: BTreeMap<String, (String, String)>,
     next: u64,
     memory: u64,
+    history: HistoryRetention,
 }
 
 fn name(text: &str) -> VolumeName {
@@ -93,6 +95,10 @@ impl Model {
             expected: BTreeMap::new(),
             origins: BTreeMap::new(),
             next: 1,
+            history: HistoryRetention {
+                age: seed.is_multiple_of(3).then_some(Duration::from_hours(24)),
+                bytes: None,
+            },
             memory: if seed.is_multiple_of(2) { 0 } else { 64 << 20 },
         };
         model.boot();
@@ -112,6 +118,7 @@ impl Model {
             gc_start_percent: if self.rng.below(2) == 0 { 90 } else { 0 },
             gc_stop_percent: 95,
             gc_bytes_per_s: None,
+            history: self.history,
             ..VolumeConfig::default()
         };
         let config = EngineConfig {
@@ -119,7 +126,7 @@ impl Model {
             cache_bytes: 4 << 20,
             map_memory_bytes: self.memory,
             no_fencing: true,
-            follow_interval: std::time::Duration::ZERO,
+            follow_interval: Duration::ZERO,
             volume,
         };
         self.engine = Some(Engine::open(Arc::new(self.store.clone()), config).unwrap());
@@ -243,14 +250,20 @@ impl Model {
     fn note_moment(&mut self, of: &str) {
         let volume = self.volume(of);
         volume.flush_to_store().unwrap();
-        let object = volume.stats().committed_object;
+        let stats = volume.stats();
+        let object = stats.committed_object;
+        let is_kept = stats.history.is_some_and(|begin| begin.object <= object);
         let expected = self.expected.get_mut(of).unwrap();
-        expected.moments.push((object, expected.blocks.clone()));
+        expected.moments.push((object, expected.blocks.clone(), is_kept));
     }
 
     fn clone_moment(&mut self) {
         let of = self.pick();
-        let Some((object, blocks)) = self.expected[&of].moments.last().cloned() else { return };
+        let count = self.expected[&of].moments.len().max(1) as u64;
+        // The later one of two.
+        let nth = self.rng.below(count).max(self.rng.below(count)) as usize;
+        let moment = self.expected[&of].moments.get(nth).cloned();
+        let Some((object, blocks, is_kept)) = moment else { return };
         if self.expected.len() > 5 {
             return;
         }
@@ -262,7 +275,7 @@ impl Model {
                 self.expected.insert(new, Expected { blocks, ..Expected::default() });
             }
             // It was collected.
-            Err(Error::NoSuchMoment { .. }) => {}
+            Err(Error::NoSuchMoment { .. }) if !is_kept => {}
             Err(error) => panic!("{error}"),
         }
     }
