@@ -319,6 +319,14 @@ pub(crate) enum Command {
         /// The new volume
         new: OsString,
     },
+    /// Copy into a clone what it needs of its base, and cut it off from that
+    #[command(
+        after_help = "Example:\n  lsvd-fuse flatten copy.img      then the volume that it was cloned from can be deleted\n\nThe clone may be in use meanwhile; its own snapshots must be deleted before. Ctrl-C leaves off; what was copied need not be copied again."
+    )]
+    Flatten {
+        /// The clone
+        name: OsString,
+    },
     /// Make what was written so far durable on the SSD, or in the store
     #[command(
         after_help = "Example:\n  lsvd-fuse flush disk.img --wait      returns when the store holds everything"

@@ -163,6 +163,9 @@ impl Progress {
     pub(crate) fn show_response(&mut self, response: &Response) {
         match response {
             Response::Progress { dirty_bytes } => self.show(*dirty_bytes),
+            Response::Flattening { left_bytes } => self.show_text(|_| {
+                format!("{} are still to be copied from its base", show_bytes(*left_bytes))
+            }),
             Response::Collecting(report) => self.show_text(|_| {
                 let (data, live) = (show_bytes(report.data_bytes), show_bytes(report.live_bytes));
                 let percent = report.utilisation_percent;

@@ -44,6 +44,9 @@ pub enum Error {
         /// Which, and why not.
         detail: String,
     },
+    /// It is a volume of its own, not a clone, or was cut off.
+    #[error("volume {0:?} is no clone: it needs no other volume")]
+    NoClone(String),
     /// The name cannot be a volume's.
     #[error("volume name {name:?}: {reason}")]
     BadName {

@@ -9,7 +9,8 @@
 //!   1 ........ 40 | 41 ....... 97 | 98 .....
 //!   its base's base   its base      its own
 //! ```
-//! Whoever reads need not know. Only its own numbers are ever created, listed or deleted.
+//! Whoever reads need not know. Only its own numbers are ever created, listed or deleted. Of a clone
+//! that was cut off, nobody has the numbers before its own.
 
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -86,6 +87,11 @@ impl Stream {
     /// The volume whose the object `seq` is.
     pub(crate) fn owner(&self, seq: ObjectSeq) -> Uuid {
         self.bases.iter().find(|base| seq <= base.through).map_or(self.volume, |base| base.volume)
+    }
+
+    /// Whether the volume was cut off from whoever had the object `seq`.
+    pub(crate) fn is_cut(&self, seq: ObjectSeq) -> bool {
+        self.bases.iter().any(|base| base.is_cut() && seq <= base.through)
     }
 
     fn key(&self, seq: ObjectSeq) -> Result<Key> {

@@ -366,8 +366,17 @@ impl Volume {
         now: bool,
         progress: &mut dyn FnMut(GcReport) -> bool,
     ) -> Result<GcReport> {
+        self.wish(Wish { target: target.min(100), now, apart: false }, progress)
+    }
+
+    /// Has the cleaner do something; `progress` may break it off.
+    pub(crate) fn wish(
+        &self,
+        wish: Wish,
+        progress: &mut dyn FnMut(GcReport) -> bool,
+    ) -> Result<GcReport> {
         let cleaner = &self.writer()?.cleaner;
-        let asked = cleaner.ask(Wish { target: target.min(100), now });
+        let asked = cleaner.ask(wish);
         loop {
             if let Some(outcome) = cleaner.wait(asked, TICK) {
                 return match outcome {

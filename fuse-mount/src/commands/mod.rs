@@ -80,6 +80,7 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
         }
         Command::Snapshot { command } => snapshot::run(&settings, &command, output),
         Command::Clone { from, new } => snapshot::run_clone(&settings, &from, &new, output),
+        Command::Flatten { name } => snapshot::run_flatten(&settings, &name, output),
         Command::Flush { name, wait } => flush::run(&settings, &name, wait, output),
         Command::Inspect { name, object, map } => {
             inspect::run(&settings, &name, object, map, output)

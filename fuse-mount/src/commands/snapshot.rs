@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 
 use anyhow::Result;
 use lsvd_volume::VolumeName;
+use serde_json::Value;
 
 use super::{own_attrs, perform, volume_name};
 use crate::cli::SnapshotCommand;
@@ -87,6 +88,17 @@ pub(super) fn run_clone(
     let attrs = own_attrs();
     let done = perform(settings, &Request::Clone { name, point, new: new.clone(), attrs })?;
     output.print(&done, |_| line(format!("made {new}, which begins as {}", from.display())))?;
+    Ok(())
+}
+
+/// `flatten`.
+pub(super) fn run_flatten(settings: &Settings, name: &OsStr, output: Output) -> Result<()> {
+    let name = volume_name(name)?;
+    let done = perform(settings, &Request::Flatten { name: name.clone() })?;
+    output.print(&done, |done| match done.get("finished").and_then(Value::as_bool) {
+        Some(true) => line(format!("{name} needs no other volume any more")),
+        _ => line(format!("left off; {name} is still a clone")),
+    })?;
     Ok(())
 }
 

@@ -70,6 +70,7 @@ impl Client {
                 Some(
                     still @ (Response::Progress { .. }
                     | Response::Collecting(_)
+                    | Response::Flattening { .. }
                     | Response::Checking(_)),
                 ) => {
                     if !progress(still) {

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use anyhow::{Context, Result};
-use lsvd_volume::{Check, CheckProgress, Inspect, ObjectSeq, VolumeName};
+use lsvd_volume::{Check, CheckProgress, GcReport, Inspect, ObjectSeq, VolumeName};
 use serde_json::{Value, json};
 
 use super::protocol::{Part, Request, Response};
@@ -66,6 +66,15 @@ pub(crate) fn execute(
                 "deleted_objects": after.deleted_objects - before.deleted_objects,
                 "deleted_bytes": after.deleted_bytes - before.deleted_bytes,
             }))
+        }
+        Request::Flatten { name } => {
+            let tell = &mut |report: GcReport| {
+                progress(&Response::Flattening { left_bytes: report.base_bytes })
+            };
+            let name = VolumeName::new(name)?;
+            let _open = volumes.writer(&*volumes.find(&name)?)?;
+            let done = volumes.engine().flatten(&name, tell)?;
+            Ok(json!({ "flattened": name.as_str(), "finished": done }))
         }
         Request::Inspect { name, part } => inspect(volumes, name, *part),
         Request::SnapshotCreate { .. }

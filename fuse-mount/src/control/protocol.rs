@@ -1,7 +1,7 @@
 //! What goes over the socket: one JSON value per line, requests one way, responses the other.
 //!
-//! A request is answered by any number of [`Response::Progress`], [`Response::Collecting`] or
-//! [`Response::Checking`] and one of the others. Who closes its end for writing meanwhile wants the
+//! A request is answered by any number of [`Response::Progress`], [`Response::Collecting`],
+//! [`Response::Flattening`] or [`Response::Checking`] and one of the others. Who closes its end for writing meanwhile wants the
 //! work to be left off. Lines have a length limit on both sides; whoever exceeds it is cut off.
 
 use std::io::{self, BufRead, Read, Write};
@@ -63,6 +63,9 @@ pub(crate) enum Request {
         name: String,
         target_percent: u64,
         now: bool,
+    },
+    Flatten {
+        name: String,
     },
     Inspect {
         name: String,
@@ -161,6 +164,8 @@ pub(crate) enum Response {
     Progress { dirty_bytes: u64 },
     /// Still cleaning.
     Collecting(GcReport),
+    /// Still copying out of a clone's base.
+    Flattening { left_bytes: u64 },
     /// Still checking.
     Checking(CheckProgress),
     /// Done.

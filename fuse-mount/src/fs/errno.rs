@@ -50,7 +50,7 @@ fn table(error: &Error) -> Errno {
         | Error::NoSuchMoment { .. } => Errno::ENOENT,
         Error::VolumeExists(_) | Error::SnapshotExists { .. } => Errno::EEXIST,
         Error::BadName { name, .. } if name.len() > 255 => Errno::ENAMETOOLONG,
-        Error::BadName { .. } | Error::BadSize { .. } => Errno::EINVAL,
+        Error::BadName { .. } | Error::BadSize { .. } | Error::NoClone(_) => Errno::EINVAL,
         Error::ShrinkLosesData { .. } => Errno::EPERM,
         Error::InUse { .. } | Error::Outrun(_) => Errno::EBUSY,
         Error::ReadOnly(_) => Errno::EROFS,

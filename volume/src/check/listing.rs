@@ -27,7 +27,7 @@ impl Listing {
         mut progress: impl FnMut(usize) -> Result<()>,
     ) -> Result<Self> {
         let mut listing = Self::default();
-        for base in stream.bases() {
+        for base in stream.bases().iter().filter(|base| !base.is_cut()) {
             listing.take_in(stream, base.volume, &mut progress)?;
         }
         listing.foreign.clear();

@@ -99,9 +99,10 @@ impl Root<'_> {
         self.cx.desk.done(objects.len() as u64)
     }
 
-    /// Every fence is there, and is what the checkpoint says.
+    /// Every fence is there, and is what the checkpoint says; but for those of a base that is needed no more.
     fn check_fences(&self) -> Result<()> {
-        let fences = &self.header.fences;
+        let needed = |fence: &&FenceRecord| !self.cx.stream.is_cut(fence.id.seq);
+        let fences: Vec<_> = self.header.fences.iter().filter(needed).collect();
         self.cx.desk.begin("reading fences", fences.len() as u64)?;
         for some in fences.chunks(AT_ONCE) {
             let seqs: Vec<_> = some.iter().map(|fence| fence.id.seq).collect();

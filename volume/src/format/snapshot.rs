@@ -67,6 +67,18 @@ pub struct Base {
     pub through: ObjectSeq,
 }
 
+impl Base {
+    /// In the place of bases that are not needed any more: nobody has the numbers up to `through`.
+    pub fn cut(through: ObjectSeq) -> Self {
+        Self { volume: Uuid::nil(), snapshot: 0, at: through, through }
+    }
+
+    /// Whether nobody has its numbers.
+    pub fn is_cut(&self) -> bool {
+        self.volume.is_nil()
+    }
+}
+
 impl Snapshot {
     /// The last number of the stream that may be needed to read it.
     pub fn through(&self) -> ObjectSeq {

@@ -42,6 +42,8 @@ use crate::map::ObjectTable;
 use crate::rate::Rate;
 use crate::units::{ObjectSeq, SECTOR_BYTES};
 
+use policy::Victim;
+
 pub(crate) use gather::Relocation;
 pub(crate) use readers::Readers;
 
@@ -64,6 +66,9 @@ const PRESSED_256THS: u64 = 64;
 /// But not if the utilisation is so many points below the start threshold.
 const URGENT_POINTS: u64 = 20;
 
+/// Checkpoints after which the map of a clone must have left its base.
+const CHECKPOINTS_TO_PART: usize = 4;
+
 /// Objects deleted before it is looked whether to leave off.
 const DELETE_AT_ONCE: usize = 1000;
 
@@ -83,6 +88,9 @@ pub struct GcReport {
     /// Bytes in the store that only snapshots and the window of history need.
     #[serde(default)]
     pub snapshot_bytes: u64,
+    /// Bytes of a clone's base that its map points at.
+    #[serde(default)]
+    pub base_bytes: u64,
     /// Bytes of data that were moved.
     pub moved_bytes: u64,
     /// Objects that were deleted.
@@ -108,6 +116,8 @@ pub(crate) struct Wish {
     pub(crate) target: u64,
     /// Without regard to bandwidth and writers.
     pub(crate) now: bool,
+    /// Nothing is to be needed of a base any more.
+    pub(crate) apart: bool,
 }
 
 /// What others leave for the cleaner, and it for them.
@@ -195,6 +205,7 @@ impl Cleaner {
         desk.wanted = Some(desk.wanted.map_or(wish, |other| Wish {
             target: other.target.max(wish.target),
             now: other.now || wish.now,
+            apart: other.apart || wish.apart,
         }));
         desk.taken_back = false;
         desk.asked += 1;
@@ -253,9 +264,9 @@ impl Cleaner {
             let outcome = match self.next_work() {
                 Work::End => return Ok(()),
                 Work::Delete(condemned) => self.delete(condemned),
-                Work::Clean { target } => {
-                    self.clean(Wish { target, now: false }).and_then(|()| self.settle())
-                }
+                Work::Clean { target } => self
+                    .clean(Wish { target, now: false, apart: false })
+                    .and_then(|()| self.settle()),
                 Work::Settle => self.settle(),
                 Work::Asked { wish, asked } => {
                     let outcome = self.do_all(wish);
@@ -371,7 +382,16 @@ impl Cleaner {
             let victims = {
                 let maps = core.maps.read();
                 let spared = |object: ObjectSeq| spared.contains(&object);
-                policy::victims(maps.objects(), wish.target, limit, newest, spared)
+                let of_base = if wish.apart {
+                    policy::of_base(maps.objects(), limit, spared)
+                } else {
+                    Vec::new()
+                };
+                if of_base.is_empty() {
+                    policy::victims(maps.objects(), wish.target, limit, newest, spared)
+                } else {
+                    of_base
+                }
             };
             if victims.is_empty() {
                 return Ok(());
@@ -467,12 +487,46 @@ impl Cleaner {
 
     fn do_all(&self, wish: Wish) -> Result<()> {
         self.clean(wish)?;
+        if wish.apart {
+            self.part()?;
+        }
         if self.core.config.history.is_on() {
             // What has left the window of history is dead from the next checkpoint on.
             self.checkpoint()?;
         }
         self.settle()?;
         self.delete_announced()
+    }
+
+    /// Has the map leave the base, from which all data was moved.
+    fn part(&self) -> Result<()> {
+        let used = policy::of_base(self.core.maps.read().objects(), 1, |_| false);
+        if let Some(Victim { object, .. }) = used.first() {
+            let detail = "it could not be copied, and the volume needs it";
+            return Err(Error::damaged(self.core.stream.describe(*object), detail));
+        }
+        // The newest one stays, and the one that the superblock names: so one is not enough.
+        for _ in 0..CHECKPOINTS_TO_PART {
+            if !self.core.maps.read().objects().needs_base() {
+                return self.wait_for_readers();
+            }
+            self.checkpoint()?;
+        }
+        let by = "its map is not out of its base yet; try again".to_owned();
+        Err(Error::InUse { volume: self.core.name().to_string(), by })
+    }
+
+    /// Waits until every read that has begun is over.
+    fn wait_for_readers(&self) -> Result<()> {
+        let mut is_read = self.core.readers.turn();
+        while is_read() {
+            let mut desk = self.desk.lock();
+            if desk.stop {
+                return Err(self.end());
+            }
+            self.changed.wait_for(&mut desk, TICK);
+        }
+        Ok(())
     }
 
     fn delete_announced(&self) -> Result<()> {
@@ -505,14 +559,7 @@ impl Cleaner {
             return Ok(());
         }
         core.poison.check_deposed()?;
-        let mut is_read = core.readers.turn();
-        while is_read() {
-            let mut desk = self.desk.lock();
-            if desk.stop {
-                return Err(self.end());
-            }
-            self.changed.wait_for(&mut desk, TICK);
-        }
+        self.wait_for_readers()?;
         for some in condemned.chunks(DELETE_AT_ONCE) {
             if self.desk.lock().stop {
                 return Err(self.end());
@@ -558,6 +605,7 @@ pub(crate) fn report(core: &Core) -> GcReport {
         data_bytes: needed.data_sectors * SECTOR_BYTES,
         live_bytes: needed.live_sectors * SECTOR_BYTES,
         snapshot_bytes: pinned.stored_bytes,
+        base_bytes: objects.of_base().live_sectors * SECTOR_BYTES,
         moved_bytes: load(&health.gc_moved_bytes),
         deleted_objects: load(&health.gc_deleted_objects),
         deleted_bytes: load(&health.gc_deleted_bytes),

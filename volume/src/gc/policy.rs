@@ -76,6 +76,30 @@ pub(super) fn victims(
     chosen
 }
 
+/// Objects of the base that the map points at, with at most `limit` live sectors in all, but at least
+/// one; those that `spared` are left out.
+pub(super) fn of_base(
+    objects: &ObjectTable,
+    limit: u64,
+    spared: impl Fn(ObjectSeq) -> bool,
+) -> Vec<Victim> {
+    let used = objects
+        .iter()
+        .filter(|(object, usage)| usage.is_of_base() && usage.live_sectors > 0 && !spared(*object));
+    let mut moved = 0;
+    used.map(|(object, usage)| Victim {
+        object,
+        live_sectors: usage.live_sectors,
+        data_sectors: usage.data_sectors,
+    })
+    .take_while(|victim| {
+        let is_first = moved == 0;
+        moved += victim.live_sectors;
+        is_first || moved <= limit
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

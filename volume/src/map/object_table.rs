@@ -376,6 +376,11 @@ impl ObjectTable {
         self.sum(Class::Base)
     }
 
+    /// Whether anything of a base is needed.
+    pub fn needs_base(&self) -> bool {
+        self.objects.range(..=self.base_through).next().is_some()
+    }
+
     /// Sectors that the map points at.
     pub fn live_sectors(&self) -> u64 {
         self.sums.iter().map(|sum| sum.live_sectors).sum()

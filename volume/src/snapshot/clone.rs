@@ -140,7 +140,7 @@ impl Engine {
         let now = cell.get();
         let listed = now.snapshots.iter().find(|kept| kept.id == found.id);
         for clone in listed.map(|kept| kept.clones.clone()).unwrap_or_default() {
-            if !is_there(self.catalog.store(), clone)? {
+            if !is_needed(self.catalog.store(), cell, found.id, clone)? {
                 drop_clone(cell, found.id, clone)?;
             }
         }
@@ -169,21 +169,33 @@ impl Engine {
     }
 }
 
-/// Whether a clone exists. If not, it never will.
-fn is_there(store: &Arc<dyn ObjectStore>, clone: Uuid) -> Result<bool> {
-    if SuperblockCell::open(store, clone)?.is_some() {
-        return Ok(true);
+/// Whether a clone exists that needs the snapshot of `base`. If not, it never will.
+fn is_needed(
+    store: &Arc<dyn ObjectStore>,
+    base: &SuperblockCell,
+    snapshot: u64,
+    clone: Uuid,
+) -> Result<bool> {
+    let base = base.get().volume;
+    // It may have been cut off.
+    let needs = |clone: SuperblockCell| {
+        clone.get().bases.last().is_some_and(|b| b.volume == base && b.snapshot == snapshot)
+    };
+    if let Some(clone) = SuperblockCell::open(store, clone)? {
+        return Ok(needs(clone));
     }
     match store.create(&keys::superblock(clone)?, &[IoSlice::new(&[])]) {
         Ok(()) => Ok(false),
         // It was made at this moment, or this is the second look.
-        Err(StoreError::AlreadyExists { .. }) => Ok(SuperblockCell::open(store, clone)?.is_some()),
+        Err(StoreError::AlreadyExists { .. }) => {
+            Ok(SuperblockCell::open(store, clone)?.is_some_and(needs))
+        }
         Err(e) => Err(e.into()),
     }
 }
 
 /// Takes a clone from a snapshot's list; a snapshot that is there for clones goes with its last.
-fn drop_clone(cell: &SuperblockCell, snapshot: u64, clone: Uuid) -> Result<()> {
+pub(super) fn drop_clone(cell: &SuperblockCell, snapshot: u64, clone: Uuid) -> Result<()> {
     cell.update(|superblock| {
         let mut all = superblock.snapshots.iter_mut();
         if let Some(kept) = all.find(|kept| kept.id == snapshot) {
@@ -210,7 +222,7 @@ fn is_unused(snapshot: &Snapshot) -> bool {
 
 /// Tells the base of a clone that the clone needs it no more.
 pub(crate) fn release_base(store: &Arc<dyn ObjectStore>, clone: &Superblock) -> Result<()> {
-    let Some(base) = clone.bases.last() else { return Ok(()) };
+    let Some(base) = clone.bases.last().filter(|base| !base.is_cut()) else { return Ok(()) };
     let found = match SuperblockCell::open(store, base.volume) {
         // A base that is lost must not keep its clones; should it be had again, what it says of this
         // one is an orphan.

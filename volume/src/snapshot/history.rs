@@ -88,7 +88,8 @@ impl Engine {
                 }
                 // What a checkpoint does not cover it has not condemned. The one in the store may be
                 // another writer's, who deletes what it condemns; the one in the making is ours.
-                let kept = all_kept(&state, &past.objects, newest.covers)
+                let kept = !past.is_cut_off(&state)
+                    && all_kept(&state, &past.objects, newest.covers)
                     && open.as_ref().is_none_or(|open| {
                         all_kept(&state, open.core.maps.read().objects(), ObjectSeq::new(u64::MAX))
                     });
@@ -203,10 +204,16 @@ impl<'a> Past<'a> {
         Ok(None)
     }
 
+    /// Whether a state needs a base from which the volume was cut off since.
+    fn is_cut_off(&self, state: &StreamState) -> bool {
+        let used = state.maps.objects().of_base().live_sectors > 0;
+        used && self.stream.is_cut(self.stream.base_through())
+    }
+
     /// Whether no leaf of a checkpoint was collected, or may be.
     fn has_leaves(&self, header: &CheckpointHeader) -> bool {
         let may_be_read = |seq| {
-            self.objects.is_base_number(seq)
+            (self.objects.is_base_number(seq) && !self.stream.is_cut(seq))
                 || seq > self.newest.covers
                 || self.objects.is_kept(seq)
         };

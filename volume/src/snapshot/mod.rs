@@ -14,6 +14,7 @@
 //! * It contains every write acknowledged before it was asked for, and none without all before it.
 
 mod clone;
+mod flatten;
 mod history;
 
 use std::sync::Arc;

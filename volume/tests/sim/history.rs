@@ -9,7 +9,7 @@ use crate::platform::CrashAt;
 use crate::world::{LANE_SECTORS, Running, World, name, read};
 
 /// All steps.
-const STEPS: [&str; 17] = [
+const STEPS: [&str; 19] = [
     "snapshot.begin",
     "snapshot.made",
     "clone.pin",
@@ -17,6 +17,8 @@ const STEPS: [&str; 17] = [
     "create.superblock",
     "create.name",
     "history.begin",
+    "flatten.copied",
+    "flatten.cut",
     "rollback.put",
     "rollback.created",
     "rollback.published",
@@ -83,6 +85,8 @@ fn everything(running: &Running, object: u64) -> Result<(), Error> {
     engine.close(&name(), Close::Drain)?;
     engine.roll_back(&name(), &named("first"))?;
     engine.delete_snapshot(&named("of-first"), &named("own"))?;
+    engine.flatten(&named("of-first"), &mut |_| true)?;
+    engine.close(&named("of-first"), Close::Drain)?;
     engine.delete(&named("of-first"))?;
     engine.delete(&named("of-head"))?;
     engine.delete_snapshot(&name(), &named("second"))

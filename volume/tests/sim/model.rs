@@ -280,6 +280,23 @@ impl Model {
         }
     }
 
+    fn flatten(&mut self) {
+        let of = self.pick();
+        let flattened = self.engine().flatten(&name(&of), &mut |_| true);
+        let has_snapshots = !self.expected[&of].snapshots.is_empty()
+            || self.origins.values().any(|(volume, _)| *volume == of);
+        match flattened {
+            Ok(done) => {
+                assert!(done && !has_snapshots && self.origins.remove(&of).is_some(), "{of}");
+                // They need the base.
+                self.expected.get_mut(&of).unwrap().moments.clear();
+            }
+            Err(Error::NoClone(_)) => assert!(!self.origins.contains_key(&of), "{of}"),
+            Err(Error::InUse { .. }) => assert!(has_snapshots, "{of}"),
+            Err(error) => panic!("{of}: {error}"),
+        }
+    }
+
     fn delete(&mut self) {
         let of = self.pick();
         self.engine().close(&name(&of), Close::Keep).unwrap();
@@ -358,6 +375,7 @@ impl Model {
                 self.boot();
             }
             37 => self.check_store(),
+            38 => self.flatten(),
             35 => self.note_moment(&of),
             36 => self.clone_moment(),
             _ => self.check_all(),
