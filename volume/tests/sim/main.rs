@@ -24,6 +24,7 @@
 mod campaign;
 mod catalog;
 mod check;
+mod clones_beside;
 mod collect;
 mod damage;
 mod failpoints;

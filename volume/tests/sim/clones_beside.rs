@@ -1,0 +1,138 @@
+//! One host cleans while another one clones the same volume, with the first paused on the way.
+//!
+//! ```text
+//!   first    moves ── condemns ──[1]── the superblock names that ──[2]── deletes
+//!   second              clones the head, a snapshot and a moment at [1] or [2], or takes over
+//! ```
+//! A moment that the second host gets stays whole; one that was condemned it does not get.
+
+use std::sync::Arc;
+use std::thread;
+
+use lsvd_store::Op;
+use lsvd_volume::{Error, FileAttrs, Moment, ObjectSeq, Volume, VolumeName};
+
+use crate::hosts::{boot, leave, patient, take_over};
+use crate::world::{Host, LANE_SECTORS, Running, World, name, read};
+
+fn named(text: &str) -> VolumeName {
+    VolumeName::new(text).unwrap()
+}
+
+fn attrs() -> FileAttrs {
+    FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 }
+}
+
+fn content(volume: &Arc<Volume>) -> Vec<u8> {
+    read(volume, 0, volume.size_bytes() as usize).unwrap()
+}
+
+/// Overwrites parts of the disk; returns the last object then.
+fn wear(world: &mut World, volume: &Arc<Volume>, rounds: u64) -> ObjectSeq {
+    for _ in 0..rounds {
+        for _ in 0..8 {
+            let (at, sectors) = (world.rng.below(LANE_SECTORS - 64), 1 + world.rng.below(64));
+            world.write(volume, 0, at, sectors);
+        }
+        world.upload(volume);
+    }
+    ObjectSeq::new(volume.stats().committed_object)
+}
+
+/// What must be in clones, by their names.
+type Made = Vec<(VolumeName, Vec<u8>)>;
+
+/// Clones the snapshot and each moment that can be had.
+fn clone_all(second: &Running, snapshot: &[u8], moments: &[(ObjectSeq, Vec<u8>)]) -> Made {
+    let mut made = Made::new();
+    let clone = named("of-snapshot");
+    second.engine.clone_volume(&name(), Some(&named("kept")), &clone, attrs()).unwrap();
+    made.push((clone, snapshot.to_vec()));
+    for (object, content) in moments {
+        let clone = named(&format!("of-{object}"));
+        match second.engine.clone_moment(&name(), Moment::Object(*object), &clone, attrs()) {
+            Ok(_) => made.push((clone, content.clone())),
+            Err(Error::NoSuchMoment { .. }) => {}
+            Err(error) => panic!("{clone}: {error}"),
+        }
+    }
+    made
+}
+
+fn assert_whole(running: &Running, made: &Made) {
+    for (clone, expected) in made {
+        let volume = running.engine.open_writer(clone).unwrap();
+        assert!(content(&volume) == *expected, "{clone}");
+    }
+}
+
+/// The first host is paused before such a request; `taken` says that the second one takes over then.
+fn paused_at(seed: u64, op: Op, pattern: &str, taken: bool) -> usize {
+    let mut world = World::new(seed, 1);
+    patient(&mut world);
+    // Only when asked to.
+    world.config.gc_start_percent = 0;
+    let (first, volume) = world.boot_and_check();
+    world.write(&volume, 0, 0, LANE_SECTORS);
+    wear(&mut world, &volume, 3);
+    volume.create_snapshot(&named("kept")).unwrap();
+    let snapshot = content(&volume);
+    let mut moments = Vec::new();
+    for _ in 0..6 {
+        let object = wear(&mut world, &volume, 2);
+        moments.push((object, content(&volume)));
+    }
+    let held = first.store.hold(op, pattern);
+    let collecting = {
+        let volume = Arc::clone(&volume);
+        thread::spawn(move || volume.collect(100, true, &mut |_| true))
+    };
+    held.wait_until_reached();
+
+    let mut other = Host::new("sim-b");
+    let (second, theirs) = if taken {
+        let (second, theirs) = take_over(&mut world, &mut other);
+        wear(&mut world, &theirs, 4);
+        theirs.collect(100, true, &mut |_| true).unwrap();
+        (second, Some(theirs))
+    } else {
+        world.go_to(&mut other);
+        (boot(&mut world), None)
+    };
+    let mut made = clone_all(&second, &snapshot, &moments);
+    let got = made.len();
+    if let Some(theirs) = &theirs {
+        let head = named("of-head");
+        second.engine.clone_volume(&name(), None, &head, attrs()).unwrap();
+        made.push((head, content(theirs)));
+    }
+    held.release();
+    let collected = collecting.join().unwrap();
+    assert!(collected.is_ok() || taken, "{collected:?}");
+    // Whatever dies from now on, they need.
+    if !taken {
+        wear(&mut world, &volume, 4);
+        volume.collect(100, true, &mut |_| true).unwrap();
+    }
+    drop(volume);
+    leave(first);
+    assert_whole(&second, &made);
+    drop(theirs);
+    second.drain();
+    world.lose_ssd();
+    let again = boot(&mut world);
+    assert_whole(&again, &made);
+    again.drain();
+    world.assert_sound();
+    got
+}
+
+#[test]
+fn clones_made_beside_a_paused_cleaner_stay_whole() {
+    for (seed, taken) in [(300, false), (301, true)] {
+        let before_naming = paused_at(seed, Op::Replace, "data/*", taken);
+        let before_deletes = paused_at(seed, Op::Delete, "*/o/*", taken);
+        println!("taken over: {taken}; clones: {before_naming} and {before_deletes}");
+        assert!(before_naming > before_deletes || taken, "what is not condemned can be had");
+    }
+}
