@@ -322,6 +322,11 @@ impl Engine {
         uuid::Builder::from_random_bytes(random).into_uuid()
     }
 
+    /// The store as it is, without patience.
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store) as Arc<dyn ObjectStore>
+    }
+
     pub(crate) fn host_name(&self) -> String {
         self.around.platform.host_name()
     }
@@ -458,11 +463,7 @@ impl Engine {
             traffic,
             stream,
             loader: Arc::new(loader),
-            uploads: Stream::new(
-                Arc::clone(&self.store) as Arc<dyn ObjectStore>,
-                superblock.get().volume,
-            )
-            .on(&bases),
+            uploads: Stream::new(self.store(), superblock.get().volume).on(&bases),
             superblock,
             config,
         }
