@@ -225,3 +225,26 @@ fn who_keeps_a_snapshot_is_named() {
     lab.ok(&["delete", "d.img"]);
     lab.run(&["snapshot", "delete", &own]).failure(1, &["has no snapshot"]);
 }
+
+#[test]
+fn snapshots_stay_as_they_are_under_a_read_only_mount() {
+    need_mount!();
+    let lab = Lab::new();
+    lab.ok(&["create", "v.img", "--size", "64M"]);
+    lab.ok(&["snapshot", "create", "v.img@one"]);
+    let mount = lab.mount(&["--read-only"]);
+    let shown = mount.path().to_str().unwrap().to_owned();
+    for (command, snapshot) in [
+        ("create", "v.img@two"),
+        ("delete", "v.img@one"),
+        ("rollback", "v.img@one"),
+        ("protect", "v.img@one"),
+    ] {
+        let ran = lab.run(&["snapshot", command, snapshot]);
+        ran.failure(1, &["read-only", &shown, &mount.pid().to_string()]);
+    }
+    assert_eq!(lab.json(&["snapshot", "list", "v.img"]).as_array().unwrap().len(), 1);
+    // One that was killed serves nothing.
+    mount.kill();
+    lab.ok(&["snapshot", "delete", "v.img@one"]);
+}
