@@ -527,6 +527,11 @@ impl Engine {
         self.writers.lock().values().find(|volume| volume.name() == name.as_str()).cloned()
     }
 
+    /// All volumes that are open for writing here.
+    pub fn all_opened(&self) -> Vec<Arc<Volume>> {
+        self.writers.lock().values().cloned().collect()
+    }
+
     /// Closes a volume that is open for writing; others are left alone. A shutdown meanwhile
     /// turns a drain into [`Close::Keep`].
     ///

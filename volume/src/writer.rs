@@ -26,6 +26,8 @@ pub(crate) struct Writer {
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held by a resize, so that two are published in the order of their records.
     pub(crate) resizing: Mutex<()>,
+    /// The identity of a snapshot, and the last record that it contains: of the one asked about last.
+    pub(crate) last_in_snapshot: Mutex<Option<(u64, LogSeq)>>,
 }
 
 impl Writer {

@@ -15,10 +15,12 @@
 
 mod clone;
 mod history;
+mod known;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::Committed;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::{ShortText, Snapshot, Superblock, VolumeState};
@@ -32,6 +34,7 @@ use crate::volume::Volume;
 pub use clone::BaseInfo;
 pub(crate) use clone::release_base;
 pub use history::Moment;
+pub use known::KnownSnapshot;
 
 /// How often it is looked whether a checkpoint has come.
 const TICK: Duration = Duration::from_millis(100);
@@ -88,7 +91,7 @@ impl Volume {
         let created_ms = core.platform.unix_millis();
         core.step("snapshot.begin")?;
         for _ in 0..ATTEMPTS {
-            let (at, sectors) = writer.orders.committed_state();
+            let Committed { object: at, record, sectors } = writer.orders.committed_state();
             let mut made = None;
             core.superblock.try_update(|superblock| {
                 check_free(superblock, name)?;
@@ -113,6 +116,7 @@ impl Volume {
             if let Some(made) = made {
                 core.step("snapshot.made")?;
                 core.maps.write().objects_mut().set_pins(pins(&core.superblock.get()));
+                *writer.last_in_snapshot.lock() = Some((made.id, record));
                 return Ok(made);
             }
         }
