@@ -23,14 +23,14 @@ const TICK: Duration = Duration::from_secs(5);
 /// How long a volume is left alone after something failed.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// Looks after the volumes as long as there are any to look after; without a schedule, after none.
+/// Starts the thread, unless no volume has a schedule or nothing may be changed.
 pub(crate) fn start(volumes: &Arc<Volumes>, schedules: Schedules) {
     if schedules.is_empty() || volumes.is_read_only() {
         return;
     }
     let mut keeper = Keeper { volumes: Arc::downgrade(volumes), schedules, kept: HashMap::new() };
     let body = move || {
-        while keeper.look(Timestamp::now()) {
+        while keeper.look() {
             std::thread::sleep(TICK);
         }
     };
@@ -56,7 +56,7 @@ struct Kept {
 
 impl Keeper {
     /// One look at all volumes; false if the mount has ended.
-    fn look(&mut self, now: Timestamp) -> bool {
+    fn look(&mut self) -> bool {
         let Some(volumes) = self.volumes.upgrade() else { return false };
         for volume in volumes.engine().all_opened() {
             let schedules = &self.schedules;
@@ -68,22 +68,21 @@ impl Keeper {
             if kept.schedule.is_empty() || wait {
                 continue;
             }
-            match look_after(volumes.engine(), &volume, &kept.schedule, now) {
-                Ok(()) if kept.failed.take().is_some() => {
-                    log::info!(
-                        "volume {:?}: scheduled snapshots are as they should be again",
-                        volume.name()
-                    );
+            // Another volume may have taken its time.
+            let now = Timestamp::now();
+            let outcome = look_after(volumes.engine(), &volume, &kept.schedule, now);
+            let failed = outcome.is_err().then(Instant::now);
+            let failed_before = std::mem::replace(&mut kept.failed, failed).is_some();
+            let name = volume.name();
+            match outcome {
+                Err(error) if !failed_before => log::warn!(
+                    "volume {name:?}: scheduled snapshots wait, and are tried again: {error:#}"
+                ),
+                Err(error) => log::debug!("volume {name:?}: {error:#}"),
+                Ok(()) if failed_before => {
+                    log::info!("volume {name:?}: scheduled snapshots are as they should be again");
                 }
                 Ok(()) => {}
-                Err(error) => {
-                    if kept.failed.replace(Instant::now()).is_none() {
-                        log::warn!(
-                            "volume {:?}: scheduled snapshots wait, and are tried again: {error:#}",
-                            volume.name()
-                        );
-                    }
-                }
             }
         }
         true
