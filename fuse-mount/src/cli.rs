@@ -161,6 +161,9 @@ pub(crate) struct MountFlags {
     /// What fsync means: local (the SSD has it) or remote (the store has it) [env: LSVD_SYNC] [default: as each volume was created]
     #[arg(long, value_name = "WHERE")]
     pub(crate) sync: Option<String>,
+    /// Snapshots to take by the clock, and how many of each to keep, as in "hourly=24 daily=7": frequent (15 min), hourly, daily, weekly, monthly [env: LSVD_SNAPSHOT_SCHEDULE] [default: none]
+    #[arg(long, value_name = "SCHEDULE")]
+    pub(crate) snapshot_schedule: Option<String>,
     /// Fail if the store does not answer, instead of waiting for it [env: LSVD_FAIL_FAST]
     #[arg(long)]
     pub(crate) fail_fast: bool,

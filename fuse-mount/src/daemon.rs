@@ -30,6 +30,7 @@ use crate::fs::status::{self, DaemonFacts};
 use crate::fs::transport::InUse;
 use crate::fs::volumes::Volumes;
 use crate::mounts::{self, UnmountError};
+use crate::schedule::keeper;
 use crate::{await_store, signals, users};
 
 /// How long a second signal lets the engine close its logs before the process just ends.
@@ -81,6 +82,7 @@ pub(crate) fn serve(settings: &Settings, mountpoint: &Path, reporter: &mut Repor
     log::info!("serving {} at {}", facts.store, mountpoint.display());
     reporter.ready();
     resume(&volumes);
+    keeper::start(&volumes, settings.schedules());
 
     let mut running =
         Running { mountpoint, inbox, watchers: Vec::new(), how: Close::Drain, leaving: false };

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn bad_names_are_usage_errors_however_deep() {
-        let bad = Error::BadName { name: "a/b".into(), reason: "holds a slash" };
+        let bad = Error::BadName { kind: "volume", name: "a/b".into(), reason: "holds a slash" };
         let error = Err::<(), _>(bad).context("cannot create").unwrap_err();
         assert_eq!(code_of(&error), USAGE);
         assert_eq!(code_of(&usage("x")), USAGE);

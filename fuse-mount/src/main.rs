@@ -20,6 +20,7 @@ mod fs;
 mod moment;
 mod mounts;
 mod output;
+mod schedule;
 mod signals;
 mod sizes;
 mod store_url;

@@ -186,8 +186,11 @@ impl Progress {
         }
     }
 
-    /// So much is left.
+    /// So much is left; nothing is shown where that is nothing.
     pub(crate) fn show(&mut self, left: u64) {
+        if left == 0 {
+            return;
+        }
         let first = *self.first.get_or_insert(left);
         self.show_text(|seconds| {
             let rate = (first.saturating_sub(left) as f64 / seconds) as u64;

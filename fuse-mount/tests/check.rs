@@ -183,6 +183,12 @@ fn a_damaged_volume_is_deleted_by_force_only() {
         flip(&data_dir(&lab).join("super"), 40);
         let report = damaged(&lab, &["check"]);
         assert_eq!(tally(&report, "damage"), 1, "{report:#}");
+        let what = report["findings"][0]["what"].as_str().unwrap();
+        assert!(what.starts_with("volume \"v.img\": ") && what.contains("/super"), "{what}");
+        let what = damaged(&lab, &["check", "v.img"])["findings"][0]["what"].clone();
+        assert!(what.as_str().unwrap().starts_with("volume \"v.img\": "), "{what}");
+        let listed = damaged(&lab, &["list"]);
+        assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"v.img".into(), &"damaged".into()));
         lab.run(&["delete", "v.img"]).failure(1, &["super", "damaged", "delete v.img --force"]);
         assert!(objects(&lab).len() > 30);
         lab.ok(&["delete", "v.img", "--force"]);

@@ -54,6 +54,8 @@ fn bad_flags_are_one_line_usage_errors() {
     lab.run(&["mount", "/", "--log-size", "1K"]).failure(2, &["--log-size", "32 MiB"]);
     lab.run(&["mount", "/", "--compression", "gzip"]).failure(2, &["--compression", "zstd"]);
     lab.run(&["mount", "/", "--batch-age", "soon"]).failure(2, &["--batch-age", "2s"]);
+    lab.run(&["mount", "/", "--snapshot-schedule", "yearly=3"])
+        .failure(2, &["--snapshot-schedule", "hourly, daily", "1 to 1000"]);
     lab.run(&["--store", "ftp://x", "list"]).failure(2, &["ftp", "file:///"]);
     assert!(lab.ok(&["--help"]).contains("Examples:"));
     assert!(lab.ok(&["mount", "--help"]).contains("LSVD_LOG_SIZE"));
@@ -95,7 +97,7 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
     let file = lab.path().join("lsvd.toml");
     fs::write(
         &file,
-        "log-size = \"2G\"\nbatch-size = \"4M\"\nlog-memory = \"64M\"\n[volume.\"db.img\"]\nlog-size = \"3G\"\ncompression = \"none\"\n",
+        "log-size = \"2G\"\nbatch-size = \"4M\"\nlog-memory = \"64M\"\n[volume.\"db.img\"]\nlog-size = \"3G\"\ncompression = \"none\"\nsnapshot-schedule = \"daily=7  hourly=24\"\n",
     )
     .unwrap();
     let shown = |volume: &[&str]| -> serde_json::Value {
@@ -124,6 +126,8 @@ fn flags_beat_variables_beat_the_file_beat_defaults() {
     let own = shown(&["db.img"]);
     assert_eq!(row(&own, "log-size"), ("3 GiB".into(), format!("{path} [volume.db.img]")));
     assert_eq!(row(&own, "compression"), ("none".into(), format!("{path} [volume.db.img]")));
+    assert_eq!(row(&own, "snapshot-schedule").0, "hourly=24 daily=7");
+    assert_eq!(row(&all, "snapshot-schedule"), ("none".into(), "default".into()));
     assert_eq!(row(&own, "log-memory"), ("64 MiB".into(), path.into()));
     assert_eq!(row(&own, "batch-size"), ("16 MiB".into(), "LSVD_BATCH_SIZE".into()));
 }

@@ -6,9 +6,11 @@ mod common;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{Lab, Loop, Ran, is_mounted, make_volume, tool, wait_for};
 
@@ -254,6 +256,32 @@ fn a_read_only_mount_refuses_every_change() {
     let mode = fs::Permissions::from_mode(0o600);
     assert_eq!(code(fs::set_permissions(&path, mode).unwrap_err()), Some(libc::EROFS));
     mount.unmount();
+}
+
+#[test]
+fn a_mount_waits_until_a_daemon_that_was_killed_is_gone() {
+    need_mount!();
+    let lab = Lab::new();
+    let next = lab.path().join("next");
+    fs::create_dir(&next).unwrap();
+    let killed = lab.mount(&[]);
+    fs::write(make_volume(&killed, "a.img", 16 << 20), b"data").unwrap();
+    killed.kill_only();
+    let mount = lab.mount_at(&next, &[]);
+    assert_eq!(&fs::read(mount.file("a.img")).unwrap()[..4], b"data");
+    mount.unmount();
+    drop(killed);
+
+    // It held the directory for longer than a moment.
+    let lock = File::open(lab.cache_dir().join("lock")).unwrap();
+    // SAFETY: the descriptor is open as long as `lock` is.
+    assert_eq!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) }, 0);
+    let holder = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(1500));
+        drop(lock);
+    });
+    lab.mount(&[]).unmount();
+    holder.join().unwrap();
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn a_snapshot_stays_while_the_volume_is_overwritten_and_comes_back() {
     assert!(fs::read(&kept).unwrap() == monday);
     lab.ok(&["snapshot", "protect", "v.img@monday"]);
     lab.run(&["snapshot", "delete", "v.img@monday"]).failure(1, &["protected"]);
-    lab.run(&["delete", "v.img"]).failure(1, &["snapshots"]);
+    lab.run(&["delete", "v.img"]).failure(1, &["its snapshot \"monday\""]);
     lab.ok(&["snapshot", "unprotect", "v.img@monday"]);
     wait_for("nobody to read the snapshot", || {
         lab.run(&["snapshot", "delete", "v.img@monday"]).0.status.success().then_some(())
@@ -129,9 +129,17 @@ fn clones_share_what_neither_has_overwritten() {
     assert!(fs::read(mount.file("b.img")).unwrap() == first);
     assert!(fs::read(&path).unwrap() == second);
 
-    lab.run(&["snapshot", "delete", "base.img@golden"]).failure(1, &["clones"]);
+    lab.run(&["snapshot", "delete", "base.img@golden"])
+        .failure(1, &["snapshot base.img@golden", "clones \"a.img\", \"b.img\" need it"]);
     drop(file);
-    lab.run(&["delete", "base.img"]).failure(1, &["clones"]);
+    lab.run(&["delete", "base.img"])
+        .failure(1, &["\"base.img\"", "\"a.img\", \"b.img\", \"now.img\" need its snapshots"]);
+    let base = lab.json(&["info", "a.img"])["base"].clone();
+    assert_eq!((&base["point"], &base["volume"]), (&"base.img@golden".into(), &"base.img".into()));
+    assert!(lab.ok(&["info", "a.img"]).contains("point: base.img@golden\n"));
+    let point = lab.json(&["info", "now.img"])["base"]["point"].clone();
+    assert!(point.as_str().unwrap().starts_with("base.img@#"), "{point}");
+    assert!(lab.json(&["info", "base.img"])["base"].is_null());
     let report = lab.json(&["check", "--all", "--deep"]);
     assert_eq!(report["findings"].as_array().unwrap().len(), 0, "{report}");
     mount.unmount();
@@ -178,7 +186,65 @@ fn the_past_can_be_had_until_it_is_collected() {
     lab.run(&["clone", &later, "never.img"]).failure(1, &["not written yet"]);
     lab.run(&["clone", "v.img@{2001-01-01T00:00:00Z}", "never.img"])
         .failure(1, &["history", "collected"]);
+    lab.run(&["clone", "v.img@{2099-01-01T00:00:00Z}", "never.img"])
+        .failure(1, &["v.img", "not there yet"]);
     lab.run(&["clone", "v.img@{monday}", "never.img"]).failure(2, &["UTC"]);
     drop(file);
     mount.unmount();
+}
+
+#[test]
+fn who_keeps_a_snapshot_is_named() {
+    let lab = Lab::new();
+    lab.ok(&["create", "v.img", "--size", "64M"]);
+    let quiet = lab.run(&["snapshot", "create", "v.img@one"]);
+    quiet.success();
+    assert_eq!(quiet.stderr(), "", "nothing is left to be said");
+    lab.run(&["snapshot", "create", "v.img@#one"])
+        .failure(2, &["snapshot name \"#one\"", "moments"]);
+    lab.run(&["delete", "v.img"]).failure(1, &["\"v.img\"", "its snapshot \"one\""]);
+
+    // Who makes it dies before it has a name.
+    let mut maker = lab.command();
+    maker.env("LSVD_FAILPOINT", "create.name").args(["clone", "v.img@one", "c.img"]);
+    assert!(!maker.output().unwrap().status.success());
+    let unfinished = ["c.img", "check --repair", "an hour"];
+    lab.run(&["snapshot", "delete", "v.img@one"]).failure(1, &unfinished);
+    lab.run(&["delete", "v.img"]).failure(1, &unfinished);
+
+    lab.ok(&["clone", "v.img", "d.img"]);
+    let all = lab.json(&["snapshot", "list", "v.img"]);
+    let mut all = all.as_array().unwrap().iter();
+    let own = all.find(|one| one["for_clones"] == true).unwrap();
+    let own = format!("v.img@{}", own["name"].as_str().unwrap());
+    for command in ["protect", "unprotect", "delete"] {
+        let ran = lab.run(&["snapshot", command, &own]);
+        ran.failure(1, &["snapshot v.img@clone-", "made for clones", "goes with the last"]);
+    }
+    lab.run(&["snapshot", "delete", &own]).failure(1, &["clone \"d.img\" needs it"]);
+    lab.ok(&["delete", "d.img"]);
+    lab.run(&["snapshot", "delete", &own]).failure(1, &["has no snapshot"]);
+}
+
+#[test]
+fn snapshots_stay_as_they_are_under_a_read_only_mount() {
+    need_mount!();
+    let lab = Lab::new();
+    lab.ok(&["create", "v.img", "--size", "64M"]);
+    lab.ok(&["snapshot", "create", "v.img@one"]);
+    let mount = lab.mount(&["--read-only"]);
+    let shown = mount.path().to_str().unwrap().to_owned();
+    for (command, snapshot) in [
+        ("create", "v.img@two"),
+        ("delete", "v.img@one"),
+        ("rollback", "v.img@one"),
+        ("protect", "v.img@one"),
+    ] {
+        let ran = lab.run(&["snapshot", command, snapshot]);
+        ran.failure(1, &["read-only", &shown, &mount.pid().to_string()]);
+    }
+    assert_eq!(lab.json(&["snapshot", "list", "v.img"]).as_array().unwrap().len(), 1);
+    // One that was killed serves nothing.
+    mount.kill();
+    lab.ok(&["snapshot", "delete", "v.img@one"]);
 }

@@ -155,11 +155,12 @@ impl CacheDir {
 }
 
 /// How often a lock is tried that somebody holds, and the pause between.
-const LOCK_ATTEMPTS: u32 = 40;
+const LOCK_ATTEMPTS: u32 = 500;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// Locks, unless another process holds the lock for more than a moment: a look does, and so does
-/// whoever lists the open files of a process that has just closed it.
+/// Locks, unless another process holds the lock for some seconds: a look does for a moment, whoever
+/// lists the open files of a process that has just closed it as well, and a daemon that was killed
+/// until the kernel has taken it down.
 fn try_lock(lock: &File) -> bool {
     (0..LOCK_ATTEMPTS).any(|attempt| {
         if attempt > 0 {

@@ -323,6 +323,11 @@ impl Engine {
         uuid::Builder::from_random_bytes(random).into_uuid()
     }
 
+    /// The store as it is, without patience.
+    pub(crate) fn store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store) as Arc<dyn ObjectStore>
+    }
+
     pub(crate) fn host_name(&self) -> String {
         self.around.platform.host_name()
     }
@@ -459,11 +464,7 @@ impl Engine {
             traffic,
             stream,
             loader: Arc::new(loader),
-            uploads: Stream::new(
-                Arc::clone(&self.store) as Arc<dyn ObjectStore>,
-                superblock.get().volume,
-            )
-            .on(&bases),
+            uploads: Stream::new(self.store(), superblock.get().volume).on(&bases),
             superblock,
             config,
         }
@@ -525,6 +526,11 @@ impl Engine {
     /// The volume, if it is open for writing here.
     pub fn opened(&self, name: &VolumeName) -> Option<Arc<Volume>> {
         self.writers.lock().values().find(|volume| volume.name() == name.as_str()).cloned()
+    }
+
+    /// All volumes that are open for writing here.
+    pub fn all_opened(&self) -> Vec<Arc<Volume>> {
+        self.writers.lock().values().cloned().collect()
     }
 
     /// Closes a volume that is open for writing; others are left alone. A shutdown meanwhile

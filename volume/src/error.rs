@@ -36,6 +36,16 @@ pub enum Error {
         /// The name.
         snapshot: String,
     },
+    /// A snapshot cannot be changed or deleted.
+    #[error("snapshot {volume}@{snapshot} is kept: {by}")]
+    SnapshotKept {
+        /// The volume.
+        volume: String,
+        /// The snapshot.
+        snapshot: String,
+        /// By what or whom, and the way out.
+        by: String,
+    },
     /// A moment of a volume's history cannot be had.
     #[error("volume {volume:?}: {detail}")]
     NoSuchMoment {
@@ -47,9 +57,11 @@ pub enum Error {
     /// It is a volume of its own, not a clone, or was cut off.
     #[error("volume {0:?} is no clone: it needs no other volume")]
     NoClone(String),
-    /// The name cannot be a volume's.
-    #[error("volume name {name:?}: {reason}")]
+    /// The name cannot be a volume's, or a snapshot's.
+    #[error("{kind} name {name:?}: {reason}")]
     BadName {
+        /// `volume` or `snapshot`.
+        kind: &'static str,
         /// What was given.
         name: String,
         /// What is wrong with it.

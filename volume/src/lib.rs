@@ -130,7 +130,7 @@ pub use info::{LogInfo, VolumeInfo};
 pub use inspect::{Inspect, InspectReport};
 pub use name::VolumeName;
 pub use request_stats::{PerGib, RequestStats};
-pub use snapshot::{Moment, SnapshotInfo};
+pub use snapshot::{BaseInfo, KnownSnapshot, Moment, SnapshotInfo};
 pub use stats::VolumeStats;
 pub use threads::Close;
 pub use units::{BLOCK_BYTES, ObjectSeq};

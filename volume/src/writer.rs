@@ -1,5 +1,6 @@
 //! What a volume open for writing has besides: the log, and the threads that empty it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -26,6 +27,8 @@ pub(crate) struct Writer {
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     /// Held by a resize, so that two are published in the order of their records.
     pub(crate) resizing: Mutex<()>,
+    /// The last record that a snapshot contains, by its identity, as far as it is known.
+    pub(crate) last_in_snapshot: Mutex<HashMap<u64, LogSeq>>,
 }
 
 impl Writer {

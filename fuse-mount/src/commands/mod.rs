@@ -17,17 +17,18 @@ mod snapshot;
 mod unmount;
 
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use lsvd_volume::{Close, Engine, FileAttrs, VolumeName};
 use serde_json::Value;
 
 use crate::cli::{Cli, Command, GlobalFlags, MountFlags};
 use crate::config::{Settings, Source};
-use crate::control::client::Client;
+use crate::control::client::{Client, Daemon};
 use crate::control::execute::execute;
 use crate::control::protocol::{End, Request};
-use crate::control::socket_in;
+use crate::control::{read_only_sockets_in, socket_in};
 use crate::exit::usage;
 use crate::fs::inode::now_ms;
 use crate::fs::volumes::Volumes;
@@ -164,11 +165,29 @@ fn refuse_other_store(settings: &Settings, client: &Client) -> Result<()> {
     )))
 }
 
+/// Whoever mounted read-only expects that nothing changes the snapshots that they see.
+fn refuse_beside_read_only_mount(cache_dir: &Path) -> Result<()> {
+    for socket in read_only_sockets_in(cache_dir) {
+        let Some(client) = Client::connect(&socket)? else { continue };
+        let Daemon { pid, mountpoint, .. } = client.daemon();
+        bail!(
+            "cache directory {}: process {pid} serves it read-only at {}, and snapshots are not changed \
+             meanwhile; unmount that first, or use another --cache-dir",
+            cache_dir.display(),
+            mountpoint.display()
+        );
+    }
+    Ok(())
+}
+
 fn perform_alone(
     settings: &Settings,
     request: &Request,
     mut stop: impl FnMut() -> bool,
 ) -> Result<Value> {
+    if request.changes_snapshots() {
+        refuse_beside_read_only_mount(&settings.cache_dir.value)?;
+    }
     let store = match request {
         Request::Create { .. } => store_url::open(settings)?,
         _ => store_url::open_existing(settings)?,

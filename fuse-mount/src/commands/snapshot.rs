@@ -82,7 +82,7 @@ pub(super) fn run_clone(
         None => Point::Head,
         Some(text) => match parse_moment(text).map_err(usage)? {
             Some(moment) => moment,
-            None => Point::Snapshot(VolumeName::new(text)?.as_str().to_owned()),
+            None => Point::Snapshot(VolumeName::of_snapshot(text)?.as_str().to_owned()),
         },
     };
     let attrs = own_attrs();
@@ -107,7 +107,7 @@ fn both(given: &OsStr) -> Result<(String, String)> {
     match split(given)? {
         (name, Some(snapshot)) => Ok((
             VolumeName::new(name)?.as_str().to_owned(),
-            VolumeName::new(snapshot)?.as_str().to_owned(),
+            VolumeName::of_snapshot(snapshot)?.as_str().to_owned(),
         )),
         (name, None) => Err(usage(format!("{name:?} names no snapshot; write {name}@SNAPSHOT"))),
     }

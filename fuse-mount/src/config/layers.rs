@@ -11,7 +11,7 @@ use crate::cli::{GlobalFlags, MountFlags};
 use crate::exit::usage;
 
 /// Keys of the file's top level; each is also `--key` and `LSVD_KEY`.
-pub(super) const KEYS: [&str; 24] = [
+pub(super) const KEYS: [&str; 25] = [
     "store",
     "cache-dir",
     "cache-size",
@@ -35,11 +35,12 @@ pub(super) const KEYS: [&str; 24] = [
     "max-dirty-bytes",
     "max-dirty-age",
     "sync",
+    "snapshot-schedule",
     "fail-fast",
 ];
 
 /// Those that a `[volume.NAME]` section may hold.
-pub(super) const VOLUME_KEYS: [&str; 14] = [
+pub(super) const VOLUME_KEYS: [&str; 15] = [
     "log-size",
     "log-memory",
     "batch-size",
@@ -54,6 +55,7 @@ pub(super) const VOLUME_KEYS: [&str; 14] = [
     "max-dirty-bytes",
     "max-dirty-age",
     "sync",
+    "snapshot-schedule",
 ];
 
 /// Those of a section `[s3]` or `[rados]`, as `section-key`; each is also `LSVD_SECTION_KEY`, and
@@ -202,6 +204,7 @@ fn flags(global: &GlobalFlags, mount: &MountFlags) -> Result<BTreeMap<&'static s
         ("max-dirty-bytes", mount.max_dirty_bytes.clone()),
         ("max-dirty-age", mount.max_dirty_age.clone()),
         ("sync", mount.sync.clone()),
+        ("snapshot-schedule", mount.snapshot_schedule.clone()),
         ("fail-fast", mount.fail_fast.then(|| "true".to_owned())),
     ];
     Ok(given.into_iter().filter_map(|(key, text)| Some((key, text?))).collect())

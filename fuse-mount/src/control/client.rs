@@ -4,9 +4,9 @@ use std::io::{self, BufReader};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,6 +16,13 @@ use crate::exit::usage;
 
 /// How long a daemon may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A daemon that was killed accepts connections until the kernel has taken it down, and a busy one may
+/// have none to spare.
+const HANG_UP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait before it is asked again.
+const HANG_UP_PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection to a daemon.
 pub(crate) struct Client {
@@ -33,8 +40,20 @@ pub(crate) struct Daemon {
 }
 
 impl Client {
-    /// Connects; `None` if no daemon listens there.
+    /// Connects; `None` if no daemon listens there. One that hangs up is asked again for a while.
     pub(crate) fn connect(socket: &Path) -> Result<Option<Self>> {
+        let began = Instant::now();
+        loop {
+            match Self::connect_once(socket) {
+                Err(error) if is_hung_up(&error) && began.elapsed() < HANG_UP_PATIENCE => {
+                    std::thread::sleep(HANG_UP_PAUSE);
+                }
+                connected => return connected,
+            }
+        }
+    }
+
+    fn connect_once(socket: &Path) -> Result<Option<Self>> {
         let Some(stream) =
             dial(socket).with_context(|| format!("control socket {}", socket.display()))?
         else {
@@ -81,7 +100,10 @@ impl Client {
                 Some(Response::Done(value)) => return Ok(value),
                 Some(Response::Failed { message, usage: true }) => return Err(usage(message)),
                 Some(Response::Failed { message, usage: false }) => return Err(anyhow!(message)),
-                None => bail!("the daemon ended before it had answered; its log tells why"),
+                None => {
+                    let ended = "the daemon ended before it had answered; its log tells why";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, ended).into());
+                }
             }
         }
     }
@@ -102,5 +124,36 @@ fn dial(socket: &Path) -> io::Result<Option<UnixStream>> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether the other end was there and went away.
+fn is_hung_up(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    let kind_of = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().map(io::Error::kind)
+    };
+    let mut kinds = error.chain().filter_map(kind_of);
+    kinds.any(|kind| matches!(kind, BrokenPipe | ConnectionReset | UnexpectedEof))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_is_taken_down_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        assert!(Client::connect(&socket).unwrap().is_none(), "none was ever there");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = std::thread::spawn(move || {
+            // It hangs up on two, and is gone then.
+            (0..2).for_each(|_| drop(listener.accept().unwrap()));
+        });
+        assert!(Client::connect(&socket).unwrap().is_none());
+        daemon.join().unwrap();
     }
 }

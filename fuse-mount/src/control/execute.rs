@@ -97,8 +97,12 @@ fn list(volumes: &Volumes) -> Result<Value> {
 }
 
 fn info(volumes: &Volumes, name: &str) -> Result<Value> {
-    let info = volumes.info(&VolumeName::new(name)?)?;
-    Ok(serde_json::to_value(info)?)
+    let name = VolumeName::new(name)?;
+    let mut info = serde_json::to_value(volumes.info(&name)?)?;
+    if let (Some(info), Some(base)) = (info.as_object_mut(), volumes.engine().base_of(&name)?) {
+        info.insert("base".to_owned(), serde_json::to_value(base)?);
+    }
+    Ok(info)
 }
 
 fn flush(volumes: &Volumes, name: &str, wait: bool) -> Result<Value> {

@@ -27,6 +27,14 @@ pub(crate) fn read_only_socket_in(cache_dir: &Path) -> PathBuf {
     cache_dir.join(format!("control-{}.sock", std::process::id()))
 }
 
+/// The sockets that read-only mounts of this cache directory have made; some may be dead.
+pub(crate) fn read_only_sockets_in(cache_dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(cache_dir) else { return Vec::new() };
+    let is_one = |name: &str| name.starts_with("control-") && name.ends_with(".sock");
+    let found = entries.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_one));
+    found.map(|entry| entry.path()).collect()
+}
+
 /// A path to the socket that fits into a socket address, whose limit is 107 bytes, wherever
 /// the socket is; valid while the directory stays open.
 fn short_path(socket: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {

@@ -154,6 +154,17 @@ impl Request {
                 | Self::Flush { wait: false, .. }
         )
     }
+
+    /// Whether it changes a volume's snapshots, or goes back to one.
+    pub(crate) fn changes_snapshots(&self) -> bool {
+        matches!(
+            self,
+            Self::SnapshotCreate { .. }
+                | Self::SnapshotDelete { .. }
+                | Self::SnapshotRollback { .. }
+                | Self::SnapshotProtect { .. }
+        )
+    }
 }
 
 /// What comes back.

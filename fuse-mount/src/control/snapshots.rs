@@ -13,22 +13,22 @@ pub(super) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
     match request {
         Request::SnapshotCreate { name, snapshot } => {
             let node = volumes.find(&VolumeName::new(name)?)?;
-            volumes.writer(&node)?.create_snapshot(&VolumeName::new(snapshot)?)?;
+            volumes.writer(&node)?.create_snapshot(&VolumeName::of_snapshot(snapshot)?)?;
             Ok(json!({ "snapshot": snapshot, "of": name }))
         }
         Request::SnapshotList { name } => list(volumes, name),
         Request::SnapshotDelete { name, snapshot } => {
-            let (volume, kept) = (VolumeName::new(name)?, VolumeName::new(snapshot)?);
+            let (volume, kept) = (VolumeName::new(name)?, VolumeName::of_snapshot(snapshot)?);
             volumes.engine().delete_snapshot(&volume, &kept)?;
             Ok(json!({ "deleted": snapshot, "of": name }))
         }
         Request::SnapshotRollback { name, snapshot } => {
             let node = volumes.find(&VolumeName::new(name)?)?;
-            volumes.roll_back(&node, &VolumeName::new(snapshot)?)?;
+            volumes.roll_back(&node, &VolumeName::of_snapshot(snapshot)?)?;
             Ok(json!({ "rolled_back": name, "to": snapshot }))
         }
         Request::SnapshotProtect { name, snapshot, protected } => {
-            let (volume, kept) = (VolumeName::new(name)?, VolumeName::new(snapshot)?);
+            let (volume, kept) = (VolumeName::new(name)?, VolumeName::of_snapshot(snapshot)?);
             volumes.engine().protect_snapshot(&volume, &kept, *protected)?;
             Ok(json!({ "snapshot": snapshot, "of": name, "protected": protected }))
         }
@@ -40,9 +40,12 @@ pub(super) fn execute(volumes: &Volumes, request: &Request) -> Result<Value> {
                     volumes.writer(&*volumes.find(&base)?)?;
                     engine.clone_volume(&base, None, &new, *attrs)?
                 }
-                Point::Snapshot(kept) => {
-                    engine.clone_volume(&base, Some(&VolumeName::new(kept)?), &new, *attrs)?
-                }
+                Point::Snapshot(kept) => engine.clone_volume(
+                    &base,
+                    Some(&VolumeName::of_snapshot(kept)?),
+                    &new,
+                    *attrs,
+                )?,
                 Point::Object(seq) => {
                     let moment = Moment::Object(ObjectSeq::new(*seq));
                     engine.clone_moment(&base, moment, &new, *attrs)?

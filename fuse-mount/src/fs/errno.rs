@@ -52,7 +52,7 @@ fn table(error: &Error) -> Errno {
         Error::BadName { name, .. } if name.len() > 255 => Errno::ENAMETOOLONG,
         Error::BadName { .. } | Error::BadSize { .. } | Error::NoClone(_) => Errno::EINVAL,
         Error::ShrinkLosesData { .. } => Errno::EPERM,
-        Error::InUse { .. } | Error::Outrun(_) => Errno::EBUSY,
+        Error::InUse { .. } | Error::SnapshotKept { .. } | Error::Outrun(_) => Errno::EBUSY,
         Error::ReadOnly(_) => Errno::EROFS,
         Error::OutOfRange { .. } => Errno::EFBIG,
         Error::Damaged { .. } | Error::NewerFormat { .. } => Errno::EIO,
@@ -109,7 +109,7 @@ mod tests {
 
     #[test]
     fn long_names_are_too_long_and_bad_names_invalid() {
-        let bad = |name: String| Error::BadName { name, reason: "test" };
+        let bad = |name: String| Error::BadName { kind: "volume", name, reason: "test" };
         assert_eq!(table(&bad("x".repeat(256))), Errno::ENAMETOOLONG);
         assert_eq!(table(&bad(".hidden".into())), Errno::EINVAL);
     }

@@ -139,8 +139,10 @@ impl Volumes {
         }
         match self.infos() {
             Ok(infos) => {
+                // What cannot be read is no file.
                 let named = infos
                     .into_iter()
+                    .filter(|info| info.damaged.is_none())
                     .filter_map(|info| Some((VolumeName::new(&info.name).ok()?, info)));
                 let named = named.collect();
                 let mut directory = self.directory.lock();
@@ -491,15 +493,9 @@ impl Volumes {
         Ok(self.with_size_in_log(self.engine.info(name)?))
     }
 
-    /// What is to be told of all volumes.
+    /// What is to be told of all volumes, those included that cannot be read.
     pub(crate) fn infos(&self) -> Result<Vec<VolumeInfo>> {
-        Ok(self
-            .engine
-            .list()?
-            .into_iter()
-            .filter(|info| info.damaged.is_none())
-            .map(|info| self.with_size_in_log(info))
-            .collect())
+        Ok(self.engine.list()?.into_iter().map(|info| self.with_size_in_log(info)).collect())
     }
 
     /// After a crash the newest size may be in the local log alone. Looking for it reads the

@@ -17,6 +17,17 @@ pub(crate) struct Orders {
     changed: Condvar,
 }
 
+/// How far a volume is committed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Committed {
+    /// The highest object.
+    pub(crate) object: ObjectSeq,
+    /// The highest record of the log in objects up to that.
+    pub(crate) record: LogSeq,
+    /// Size of the volume then, in sectors.
+    pub(crate) sectors: u64,
+}
+
 #[derive(Default)]
 pub(super) struct State {
     /// Upload everything up to this record without waiting for batches to fill.
@@ -101,10 +112,14 @@ impl Orders {
         self.state.lock().committed_object
     }
 
-    /// The highest object committed, and the size of the volume then, in sectors.
-    pub(crate) fn committed_state(&self) -> (ObjectSeq, u64) {
+    /// How far the volume is committed.
+    pub(crate) fn committed_state(&self) -> Committed {
         let state = self.state.lock();
-        (state.committed_object, state.committed_sectors)
+        Committed {
+            object: state.committed_object,
+            record: state.committed,
+            sectors: state.committed_sectors,
+        }
     }
 
     /// Where the window of history begins.

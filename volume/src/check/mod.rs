@@ -45,7 +45,7 @@ pub(crate) use desk::Desk;
 pub(crate) use listing::Listing;
 pub(crate) use mend::mend;
 pub(crate) use one::check_one;
-pub(crate) use orphans::check_all;
+pub(crate) use orphans::{check_all, is_named};
 
 /// How thoroughly to check, and what to do about it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lsvd_store::ObjectStore;
 
-use super::orphans::ADVICE_SUPERBLOCK;
+use super::orphans::{damaged_superblock, missing_superblock};
 use super::strays::look_at_strays;
 use super::survey::Looked;
 use super::volume::check_volume;
@@ -49,13 +49,11 @@ pub(crate) fn check_one(
             if strays.others.is_empty() {
                 return Err(missing());
             }
-            let what = format!("{}: superblock data/{uuid}/super", store.url());
-            let detail = format!("it is missing; {} objects are there", strays.others.len());
-            desk.damaged(&Error::damaged(what, detail), ADVICE_SUPERBLOCK);
+            missing_superblock(store, desk, uuid, &strays, Some(name));
             Ok(())
         }
         Looked::Damaged(error) => {
-            desk.damaged(&error, ADVICE_SUPERBLOCK);
+            damaged_superblock(desk, &error, Some(name));
             Ok(())
         }
     }

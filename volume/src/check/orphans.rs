@@ -4,7 +4,7 @@
 //! looks wrong is looked at afresh before it is called so, in an order in which a creation, rename or
 //! deletion under way does not look wrong; and once more before it is mended.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lsvd_store::{Key, ObjectStore};
@@ -17,7 +17,7 @@ use super::survey::Looked;
 use super::volume::check_volume;
 use super::{Check, Desk};
 use crate::catalog::Catalog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::VolumeState;
 use crate::keys;
 use crate::name::VolumeName;
@@ -45,10 +45,11 @@ pub(crate) fn check_all(
 ) -> Result<Cures> {
     let all = All { store, catalog, options, now_ms, desk };
     let names = all.names()?;
-    let named: BTreeSet<Uuid> = names.iter().filter_map(|(_, uuid)| *uuid).collect();
+    let named = names.iter().filter_map(|(name, uuid)| Some(((*uuid)?, name)));
+    let named: BTreeMap<Uuid, &VolumeName> = named.collect();
     let mut cures = Cures::new();
     for uuid in all.uuids()? {
-        cures.extend(all.check_uuid(uuid, named.contains(&uuid))?);
+        cures.extend(all.check_uuid(uuid, named.get(&uuid).copied())?);
     }
     desk.enter("");
     for (name, uuid) in &names {
@@ -169,12 +170,17 @@ impl All<'_> {
         }
     }
 
-    fn check_uuid(&self, uuid: Uuid, is_meant: bool) -> Result<Option<(Finding, Cure)>> {
+    /// `meant` is a name that leads there.
+    fn check_uuid(
+        &self,
+        uuid: Uuid,
+        meant: Option<&VolumeName>,
+    ) -> Result<Option<(Finding, Cure)>> {
         let cell = match Looked::of(SuperblockCell::open(self.store, uuid))? {
             Looked::Found(cell) => cell,
-            Looked::Missing => return self.without_superblock(uuid, is_meant),
+            Looked::Missing => return self.without_superblock(uuid, meant),
             Looked::Damaged(error) => {
-                self.desk.damaged(&error, ADVICE_SUPERBLOCK);
+                damaged_superblock(self.desk, &error, meant);
                 return Ok(None);
             }
         };
@@ -210,7 +216,11 @@ impl All<'_> {
     }
 
     /// There are objects, but no superblock.
-    fn without_superblock(&self, uuid: Uuid, is_meant: bool) -> Result<Option<(Finding, Cure)>> {
+    fn without_superblock(
+        &self,
+        uuid: Uuid,
+        meant: Option<&VolumeName>,
+    ) -> Result<Option<(Finding, Cure)>> {
         let what = self.describe(format!("data/{uuid}/"));
         let strays = look_at_strays(self.store, uuid, self.desk)?;
         let Strays { guards, others, bytes, may_be_volume } = &strays;
@@ -225,9 +235,8 @@ impl All<'_> {
             }
             return Ok(None);
         }
-        if *may_be_volume || is_meant {
-            let detail = format!("its superblock is missing; {} objects are there", others.len());
-            self.desk.found(Finding::new(Severity::Damage, what, detail, ADVICE_SUPERBLOCK));
+        if *may_be_volume || meant.is_some() {
+            missing_superblock(self.store, self.desk, uuid, &strays, meant);
             return Ok(None);
         }
         let detail = format!("{} objects of a volume that was deleted", others.len());
@@ -269,5 +278,34 @@ impl All<'_> {
     }
 }
 
-/// What can be done about a superblock that cannot be used.
-pub(crate) const ADVICE_SUPERBLOCK: &str = "restore data/UUID/super from a copy of the store, or give the volume up with `delete NAME --force`";
+/// Notes that a superblock cannot be read; `name` leads to it.
+pub(crate) fn damaged_superblock(desk: &Desk, error: &Error, name: Option<&VolumeName>) {
+    let advice = format!(
+        "restore data/UUID/super from a copy of the store, or give the volume up with `delete {} --force`",
+        name.map_or("NAME", VolumeName::as_str)
+    );
+    match (name, error) {
+        (Some(name), Error::Damaged { what, detail }) => {
+            let what = format!("volume {name:?}: {what}");
+            desk.damaged(&Error::damaged(what, detail), &advice);
+        }
+        (Some(name), Error::NewerFormat { what, found, known }) => {
+            let what = format!("volume {name:?}: {what}");
+            desk.damaged(&Error::NewerFormat { what, found: *found, known: *known }, &advice);
+        }
+        (_, error) => desk.damaged(error, &advice),
+    }
+}
+
+/// Notes that there are objects of a volume, but not its superblock; `name` leads there.
+pub(crate) fn missing_superblock(
+    store: &Arc<dyn ObjectStore>,
+    desk: &Desk,
+    uuid: Uuid,
+    strays: &Strays,
+    name: Option<&VolumeName>,
+) {
+    let what = format!("{}: superblock data/{uuid}/super", store.url());
+    let detail = format!("it is missing; {} objects are there", strays.others.len());
+    damaged_superblock(desk, &Error::damaged(what, detail), name);
+}

@@ -13,10 +13,11 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use lsvd_store::{ObjectStore, StoreError};
+use lsvd_store::{ObjectStore, StoreError, parallel};
 use uuid::Uuid;
 
 use super::kept;
+use crate::check::is_named;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::{Base, FileAttrs, ShortText, Snapshot, Superblock, VolumeState};
@@ -158,14 +159,122 @@ impl Engine {
         }
         drop_unused(cell)?;
         let left = cell.get().snapshots;
-        let Some(first) = left.first() else { return Ok(()) };
-        let clones: usize = left.iter().map(|snapshot| snapshot.clones.len()).sum();
-        let snapshot = VolumeName::new(first.name.as_str())?;
-        let by = match clones {
-            0 => format!("of {} snapshots this is one; delete them first", left.len()),
-            _ => format!("{clones} clones need its snapshots; delete them first"),
+        let clones: Vec<_> = left.iter().flat_map(|snapshot| snapshot.clones.clone()).collect();
+        let names: Vec<_> = left.iter().map(|snapshot| snapshot.name.to_string()).collect();
+        let by = match &*names {
+            [] => return Ok(()),
+            _ if !clones.is_empty() => self.describe_clones(&clones, "its snapshots")?,
+            [one] => format!("its snapshot {one:?} would go with it; delete that first"),
+            all => format!("its snapshots {} would go with it; delete those first", listed(all)),
         };
-        Err(kept(name, &snapshot, by))
+        Err(Error::InUse { volume: name.to_string(), by })
+    }
+
+    /// Fails if a snapshot has clones.
+    pub(super) fn check_no_clones(&self, name: &VolumeName, found: &Snapshot) -> Result<()> {
+        if found.clones.is_empty() {
+            return Ok(());
+        }
+        let holders = self.describe_clones(&found.clones, "it")?;
+        let by = match found.for_clones {
+            true => format!("it was made for clones and goes with the last; {holders}"),
+            false => holders,
+        };
+        Err(kept(name, &VolumeName::new(found.name.as_str())?, by))
+    }
+
+    /// Which clones need `what`, and what can be done about it.
+    fn describe_clones(&self, clones: &[Uuid], what: &str) -> Result<String> {
+        let found = parallel::map(clones, |clone| self.name_of_clone(*clone))?;
+        let (made, unfinished): (Vec<_>, Vec<_>) = found.into_iter().partition(|(_, made)| *made);
+        let names =
+            |clones: Vec<(String, bool)>| clones.into_iter().map(|(name, _)| name).collect();
+        let (made, unfinished): (Vec<_>, Vec<_>) = (names(made), names(unfinished));
+        let mut parts = Vec::new();
+        match &*made {
+            [] => {}
+            [one] => parts.push(format!("clone {one:?} needs {what}; delete that first")),
+            all => parts.push(format!("clones {} need {what}; delete those first", listed(all))),
+        }
+        if !unfinished.is_empty() {
+            parts.push(format!(
+                "the making of clone {} did not come to its end, or is under way: `lsvd-fuse check --repair` \
+                 gives it up after an hour",
+                listed(&unfinished)
+            ));
+        }
+        Ok(parts.join("; "))
+    }
+
+    /// What a clone is called, and whether that name leads to it.
+    fn name_of_clone(&self, clone: Uuid) -> Result<(String, bool)> {
+        match SuperblockCell::open(self.catalog.store(), clone) {
+            Ok(Some(cell)) => Ok((cell.get().name.to_string(), is_named(&self.catalog, &cell)?)),
+            Ok(None) | Err(Error::Damaged { .. } | Error::NewerFormat { .. }) => {
+                Ok((clone.to_string(), true))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where the history of a clone comes from; `None` if the volume is no clone. The names are as good
+    /// as the store answers at once.
+    ///
+    /// # Errors
+    /// There is no such volume, or the store fails while a volume that is not open is looked for.
+    pub fn base_of(&self, name: &VolumeName) -> Result<Option<BaseInfo>> {
+        let superblock = match self.opened(name) {
+            Some(open) => open.core.superblock.get(),
+            None => self.catalog.find(name)?.get(),
+        };
+        let Some(base) = superblock.bases.last() else { return Ok(None) };
+        let found = match self.waits_for_store() {
+            true => None,
+            false => SuperblockCell::open(&self.store(), base.volume).unwrap_or_else(|error| {
+                log::debug!("{name}: what its base is called cannot be read: {error}");
+                None
+            }),
+        };
+        Ok(Some(BaseInfo::new(base, found.map(|cell| cell.get()).as_ref())))
+    }
+}
+
+/// Where the history of a clone comes from.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BaseInfo {
+    /// `NAME@SNAPSHOT`; of what was never a snapshot with a name, `NAME@#OBJECT`.
+    pub point: String,
+    /// Identity of the volume.
+    pub uuid: Uuid,
+    /// Its present name, if that can be read.
+    pub volume: Option<String>,
+    /// The snapshot, if it has a name.
+    pub snapshot: Option<String>,
+    /// The last object of the base that counts.
+    pub object: u64,
+}
+
+impl BaseInfo {
+    fn new(base: &Base, found: Option<&Superblock>) -> Self {
+        let kept = found.and_then(|found| found.snapshots.iter().find(|s| s.id == base.snapshot));
+        let snapshot = kept.filter(|kept| !kept.for_clones).map(|kept| kept.name.to_string());
+        let volume = found.map(|found| found.name.to_string());
+        let at = snapshot.clone().unwrap_or_else(|| format!("#{}", base.at));
+        let of = volume.clone().unwrap_or_else(|| base.volume.to_string());
+        let (uuid, object) = (base.volume, base.at.get());
+        Self { point: format!("{of}@{at}"), uuid, volume, snapshot, object }
+    }
+}
+
+/// Names that a message lists; further ones are only counted.
+const LISTED_MAX: usize = 8;
+
+/// `"a", "b" and 3 more`.
+fn listed(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(LISTED_MAX).map(|name| format!("{name:?}")).collect();
+    match names.len().saturating_sub(LISTED_MAX) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 

@@ -54,12 +54,16 @@ impl Engine {
         let gone = || {
             let moment = match moment {
                 Moment::Object(seq) => format!("object {seq}"),
-                Moment::Time(ms) => format!("{ms} ms since 1970"),
+                Moment::Time(_) => "that time".to_owned(),
             };
             let by =
                 format!("its history at {moment} was not written yet, or is collected already");
             Error::NoSuchMoment { volume: name.to_string(), detail: by }
         };
+        if matches!(moment, Moment::Time(ms) if ms > self.unix_millis()) {
+            let detail = "that time is not there yet; there is nothing to clone".to_owned();
+            return Err(Error::NoSuchMoment { volume: name.to_string(), detail });
+        }
         for _ in 0..ATTEMPTS {
             let cell = self.cell(name)?;
             let superblock = cell.get();

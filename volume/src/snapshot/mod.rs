@@ -16,10 +16,12 @@
 mod clone;
 mod flatten;
 mod history;
+mod known;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::Committed;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::{ShortText, Snapshot, Superblock, VolumeState};
@@ -30,8 +32,10 @@ use crate::superblock_cell::SuperblockCell;
 use crate::units::SECTOR_BYTES;
 use crate::volume::Volume;
 
+pub use clone::BaseInfo;
 pub(crate) use clone::release_base;
 pub use history::Moment;
+pub use known::KnownSnapshot;
 
 /// How often it is looked whether a checkpoint has come.
 const TICK: Duration = Duration::from_millis(100);
@@ -66,11 +70,7 @@ impl Volume {
     /// # Errors
     /// There is one of that name, or the volume cannot be written, or the store fails.
     pub fn create_snapshot(&self, name: &VolumeName) -> Result<()> {
-        if name.as_str().starts_with(['#', '{']) {
-            let reason = "a snapshot's must not begin with '#' or '{', which set off moments";
-            return Err(Error::BadName { name: name.to_string(), reason });
-        }
-        self.keep_this_moment(name, false).map(drop)
+        self.keep_this_moment(&VolumeName::of_snapshot(name.as_str())?, false).map(drop)
     }
 
     /// As [`Self::create_snapshot`]; `for_clones` says that it goes with its last clone.
@@ -92,7 +92,7 @@ impl Volume {
         let created_ms = core.platform.unix_millis();
         core.step("snapshot.begin")?;
         for _ in 0..ATTEMPTS {
-            let (at, sectors) = writer.orders.committed_state();
+            let Committed { object: at, record, sectors } = writer.orders.committed_state();
             let mut made = None;
             core.superblock.try_update(|superblock| {
                 check_free(superblock, name)?;
@@ -117,6 +117,7 @@ impl Volume {
             if let Some(made) = made {
                 core.step("snapshot.made")?;
                 core.maps.write().objects_mut().set_pins(pins(&core.superblock.get()));
+                writer.last_in_snapshot.lock().insert(made.id, record);
                 return Ok(made);
             }
         }
@@ -181,9 +182,10 @@ impl Engine {
             return Err(kept(name, snapshot, by));
         }
         self.drop_orphans(&*self.cell(name)?, &found)?;
-        if found.for_clones && self.snapshot(name, snapshot).is_err() {
+        match self.snapshot(name, snapshot) {
             // It went with the last clone, which was never made.
-            return self.cell(name).map(drop);
+            Err(Error::NoSuchSnapshot { .. }) if found.for_clones => return Ok(()),
+            now => self.check_no_clones(name, &now?)?,
         }
         self.change_snapshot(name, snapshot, |superblock, nth| {
             let found = superblock.snapshots.get(nth);
@@ -191,9 +193,9 @@ impl Engine {
                 let by = "it is protected (`lsvd-fuse snapshot unprotect` changes that)".to_owned();
                 return Err(kept(name, snapshot, by));
             }
-            if let Some(clones) = found.map(|found| found.clones.len()).filter(|n| *n > 0) {
-                let by = format!("it has {clones} clones; delete them first");
-                return Err(kept(name, snapshot, by));
+            if found.is_some_and(|found| !found.clones.is_empty()) {
+                // Made since it was looked for them.
+                return Err(kept(name, snapshot, "it has clones; delete those first".to_owned()));
             }
             superblock.snapshots.remove(nth);
             Ok(())
@@ -203,7 +205,7 @@ impl Engine {
     /// Says whether a snapshot must not be deleted.
     ///
     /// # Errors
-    /// There is none of that name, or the store fails.
+    /// There is none of that name, it was made for clones, or the store fails.
     pub fn protect_snapshot(
         &self,
         name: &VolumeName,
@@ -211,9 +213,12 @@ impl Engine {
         protected: bool,
     ) -> Result<()> {
         self.change_snapshot(name, snapshot, |superblock, nth| {
-            if let Some(found) = superblock.snapshots.get_mut(nth) {
-                found.protected = protected;
+            let Some(found) = superblock.snapshots.get_mut(nth) else { return Ok(()) };
+            if found.for_clones {
+                let by = "it was made for clones, stays as long as there are any, and goes with the last";
+                return Err(kept(name, snapshot, by.to_owned()));
             }
+            found.protected = protected;
             Ok(())
         })
     }
@@ -342,7 +347,7 @@ fn missing(volume: &VolumeName, snapshot: &VolumeName) -> Error {
 }
 
 fn kept(volume: &VolumeName, snapshot: &VolumeName, by: String) -> Error {
-    Error::InUse { volume: format!("{volume}@{snapshot}"), by }
+    Error::SnapshotKept { volume: volume.to_string(), snapshot: snapshot.to_string(), by }
 }
 
 fn info(snapshot: &Snapshot, exclusive_bytes: u64) -> SnapshotInfo {

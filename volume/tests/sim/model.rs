@@ -202,7 +202,7 @@ impl Model {
         let Some((of, snapshot)) = self.pick_snapshot() else { return };
         let deleted = self.engine().delete_snapshot(&name(&of), &name(&snapshot));
         if self.has_clones(&of, &snapshot) {
-            assert!(matches!(deleted, Err(Error::InUse { .. })), "{deleted:?}");
+            assert!(matches!(deleted, Err(Error::SnapshotKept { .. })), "{deleted:?}");
         } else {
             deleted.unwrap();
             self.expected.get_mut(&of).unwrap().snapshots.remove(&snapshot);
