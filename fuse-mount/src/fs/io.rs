@@ -118,8 +118,7 @@ impl VolumeFs {
                 }
                 done(outcome.map_err(|error| Errno::of("write", &error)));
             }),
-            Err(Error::BadSize { .. }) => done(Err(Errno::EFBIG)),
-            Err(error) => done(Err(Errno::of("grow", &error))),
+            Err(error) => done(Err(of_growth("grow", &error))),
         });
     }
 
@@ -174,8 +173,7 @@ impl VolumeFs {
                     None => done(Err(Errno::EIO)),
                 },
                 Ok(()) => done(Ok(())),
-                Err(Error::BadSize { .. }) => done(Err(Errno::EFBIG)),
-                Err(error) => done(Err(Errno::of("fallocate", &error))),
+                Err(error) => done(Err(of_growth("fallocate", &error))),
             }
         });
     }
@@ -188,7 +186,10 @@ impl VolumeFs {
         whence: i32,
         done: impl FnOnce(Outcome<u64>) + Send + 'static,
     ) {
-        let asked = Seek::of_whence(whence).and_then(|what| Ok((what, self.sought(handle)?)));
+        let asked = Seek::of_whence(whence).and_then(|what| {
+            let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
+            Ok((what, handle.content()?))
+        });
         let (what, (volume, size)) = match asked {
             Ok(asked) => asked,
             Err(errno) => return done(Err(errno)),
@@ -208,18 +209,13 @@ impl VolumeFs {
             }),
         }
     }
+}
 
-    fn sought(&self, handle: u64) -> Outcome<(Arc<Volume>, u64)> {
-        let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
-        match &*handle {
-            Handle::Volume { node, .. } => {
-                let volume = node.volume().ok_or(Errno::EIO)?;
-                let size = node.size_in(&volume);
-                Ok((volume, size))
-            }
-            Handle::Snapshot(volume) => Ok((Arc::clone(volume), volume.size_bytes())),
-            Handle::Directory(_) | Handle::Text(_) => Err(Errno::EINVAL),
-        }
+/// What is told where a file cannot grow.
+pub(super) fn of_growth(what: &str, error: &Error) -> Errno {
+    match error {
+        Error::BadSize { .. } => Errno::EFBIG,
+        error => Errno::of(what, error),
     }
 }
 

@@ -3,14 +3,16 @@
 //! ```text
 //!   fuser_edge ──┬─(requests, reply callbacks)── VolumeFs ──┬── handles, inode
 //!        uring ──┘                                          ├── pool ── volumes ── engine
-//!                                                           └── Volume::read/write/trim/flush
+//!                                                           ├── Volume::read/write/trim/flush
+//!                                                           └── copy ── Volume to Volume
 //! ```
 //! Reads, writes, trims and flushes of open files go straight to the engine on the calling
 //! thread and are answered by its callback; everything that may wait for the store goes through
-//! the [`pool::Pool`]. Each `done` is called exactly once.
+//! a [`pool::Pool`], copies through one of their own. Each `done` is called exactly once.
 //!
 //! Nothing here names a FUSE library, so that another transport can be put under it.
 
+pub(crate) mod copy;
 pub(crate) mod directory;
 pub(crate) mod errno;
 pub(crate) mod fuser_edge;
@@ -47,6 +49,9 @@ use volumes::Volumes;
 /// Threads for operations that may wait.
 const POOL_THREADS: usize = 8;
 
+/// Copies that are made at once; more wait for one of them.
+const COPY_THREADS: usize = 4;
+
 /// The outcome of an operation.
 pub(crate) type Outcome<T> = Result<T, Errno>;
 
@@ -73,6 +78,8 @@ pub(crate) struct VolumeFs {
     handles: Arc<Handles>,
     snapshots: Arc<SnapshotTree>,
     pool: Pool,
+    /// For copies alone, which take long and would keep others waiting.
+    copies: Pool,
     room: StoreRoom,
     facts: DaemonFacts,
     /// Owner and mode of the root; kept while mounted.
@@ -87,7 +94,8 @@ impl VolumeFs {
             volumes,
             handles: Arc::default(),
             snapshots: Arc::default(),
-            pool: Pool::start(POOL_THREADS)?,
+            pool: Pool::start("lsvd-meta", POOL_THREADS)?,
+            copies: Pool::start("lsvd-copy", COPY_THREADS)?,
             room: StoreRoom::of_url(&facts.store),
             facts,
             root: Mutex::new(FileAttrs {

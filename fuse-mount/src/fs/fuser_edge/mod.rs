@@ -25,6 +25,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::copy::Place;
 use super::errno::Errno;
 use super::handles::Handle;
 use super::inode::{Attr, Kind, now_ms};
@@ -521,16 +522,20 @@ impl Filesystem for Edge {
         &self,
         _request: &Request,
         _ino_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
+        handle_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        handle_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        reply.error(error(Errno::ENOSYS));
+        let from = Place { handle: handle_in.0, offset: offset_in };
+        let to = Place { handle: handle_out.0, offset: offset_out };
+        self.fs.copy_file_range(from, to, len, |outcome| match outcome {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(error(errno)),
+        });
     }
 }

@@ -91,7 +91,7 @@ impl Small {
         Self::of(16, &[(0, &fh.to_ne_bytes())])
     }
 
-    /// Of `write`.
+    /// Of `write` and `copy_file_range`.
     pub(super) fn written(bytes: u32) -> Self {
         Self::of(8, &[(0, &bytes.to_ne_bytes())])
     }

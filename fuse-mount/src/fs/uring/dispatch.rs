@@ -91,6 +91,9 @@ pub(super) fn dispatch(
         Operation::Lseek { fh, offset, whence } => {
             fs.lseek(fh, offset, whence, |found| small(reply, found.map(Small::offset)));
         }
+        Operation::CopyFileRange { from, to, len } => {
+            fs.copy_file_range(from, to, len, |copied| small(reply, copied.map(Small::written)));
+        }
         Operation::Refused => reply.error(Errno::EPERM),
         Operation::Agreed => reply.ok(),
         Operation::Other => reply.error(Errno::ENOSYS),

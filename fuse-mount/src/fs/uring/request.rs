@@ -18,11 +18,14 @@
 //!   RELEASE, FSYNC   fh u64                                              |
 //!   FALLOCATE        fh u64, offset u64, length u64, mode u32            |
 //!   LSEEK            fh u64, offset u64, whence u32                      |
+//!   COPY_FILE_RANGE  fh in u64, offset in u64, node out u64,             |
+//!                    fh out u64, offset out u64, len u64                 |
 //! ```
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use super::super::copy::Place;
 use super::abi::{Header, u32_at, u64_at};
 
 /// A request's operation. `fh` is what an open was answered with.
@@ -90,6 +93,11 @@ pub(super) enum Operation<'a> {
         offset: i64,
         whence: i32,
     },
+    CopyFileRange {
+        from: Place,
+        to: Place,
+        len: u64,
+    },
     /// Links and directories, of which there are none to be made or removed.
     Refused,
     /// Nothing is to be done.
@@ -154,6 +162,11 @@ impl<'a> Operation<'a> {
                 mode: u32_at(bytes, 24) as i32,
             },
             46 => Self::Lseek { fh, offset: offset as i64, whence: u32_at(bytes, 16) as i32 },
+            47 => Self::CopyFileRange {
+                from: Place { handle: fh, offset },
+                to: Place { handle: u64_at(bytes, 24), offset: u64_at(bytes, 32) },
+                len: u64_at(bytes, 40),
+            },
             // SYMLINK, RMDIR, LINK
             6 | 11 | 13 => Self::Refused,
             // FSYNCDIR: names are in the store before a create or rename is answered.
@@ -245,6 +258,12 @@ mod tests {
         let fields: [(usize, &[u8]); 3] = [(0, &u64s(7)), (8, &u64s(u64::MAX)), (16, &u32s(4))];
         let wanted = Operation::Lseek { fh: 7, offset: -1, whence: 4 };
         assert_eq!(Operation::of(&header(46, &fields), b""), Some(wanted));
+        let fields: [(usize, Vec<u8>); 6] =
+            [1, 2, 3, 4, 5, 6].map(|nth: u64| ((nth as usize - 1) * 8, u64s(nth).to_vec()));
+        let fields = fields.each_ref().map(|(at, bytes)| (*at, &bytes[..]));
+        let (from, to) = (Place { handle: 1, offset: 2 }, Place { handle: 4, offset: 5 });
+        let wanted = Operation::CopyFileRange { from, to, len: 6 };
+        assert_eq!(Operation::of(&header(47, &fields), b""), Some(wanted));
     }
 
     #[test]
