@@ -55,14 +55,15 @@ impl VolumeFs {
         let Some((source, target)) = handles else { return done(Err(Errno::EBADF)) };
         let volumes = self.volumes.clone();
         self.copies.run(move || {
-            let copied = Copy::new(&volumes, (&source, from.offset), (&target, to.offset), len);
-            done(copied.and_then(|copy| copy.map_or(Ok(0), |copy| copy.run())));
+            let transfer =
+                Transfer::new(&volumes, (&source, from.offset), (&target, to.offset), len);
+            done(transfer.and_then(|found| found.map_or(Ok(0), |transfer| transfer.run())));
         });
     }
 }
 
 /// A copy to be made.
-struct Copy {
+struct Transfer {
     source: Arc<Volume>,
     target: Arc<Volume>,
     /// The target's file.
@@ -72,7 +73,7 @@ struct Copy {
     len: u64,
 }
 
-impl Copy {
+impl Transfer {
     /// Cuts what is asked for to what is there, and makes room for it; `None` if nothing is there.
     fn new(
         volumes: &Volumes,
@@ -171,18 +172,22 @@ impl Copy {
 
 /// The pieces of a copy under way, in order.
 struct Pieces<'a> {
-    copy: &'a Copy,
+    transfer: &'a Transfer,
     under_way: VecDeque<(u64, Receiver<Result<u64>>)>,
+    /// Without a gap.
     copied: u64,
+    /// A piece failed: none after it counts.
+    broken: bool,
 }
 
 impl<'a> Pieces<'a> {
-    fn new(copy: &'a Copy) -> Self {
-        Self { copy, under_way: VecDeque::with_capacity(PIECES_MAX), copied: 0 }
+    fn new(transfer: &'a Transfer) -> Self {
+        let under_way = VecDeque::with_capacity(PIECES_MAX);
+        Self { transfer, under_way, copied: 0, broken: false }
     }
 
-    /// Takes a piece of `len` bytes in; waits for the oldest one where there are many. Fails if that
-    /// one does: nothing after it counts.
+    /// Takes a piece of `len` bytes in; waits for the oldest one where there are many, and fails if
+    /// that one does.
     fn start(&mut self, len: u64, piece: Receiver<Result<u64>>) -> Outcome<()> {
         self.under_way.push_back((len, piece));
         if self.under_way.len() < PIECES_MAX { Ok(()) } else { self.take_oldest() }
@@ -190,8 +195,9 @@ impl<'a> Pieces<'a> {
 
     /// Waits for all pieces: none may come to the target after the answer.
     fn finish(mut self, mut outcome: Outcome<()>) -> Outcome<u64> {
-        while !self.under_way.is_empty() && outcome.is_ok() {
-            outcome = self.take_oldest();
+        while !self.under_way.is_empty() && !self.broken {
+            let taken = self.take_oldest();
+            outcome = outcome.and(taken);
         }
         for (_, piece) in self.under_way {
             let _ = piece.recv();
@@ -201,11 +207,12 @@ impl<'a> Pieces<'a> {
 
     fn take_oldest(&mut self) -> Outcome<()> {
         let Some((len, piece)) = self.under_way.pop_front() else { return Ok(()) };
-        let done = told(&piece)?;
+        let done = told(&piece).inspect_err(|_| self.broken = true)?;
         self.copied += done;
-        self.copy.node.extend_to(self.copy.to + self.copied);
-        // The source has become shorter meanwhile.
-        if done < len { Err(Errno::EIO) } else { Ok(()) }
+        self.transfer.node.extend_to(self.transfer.to + self.copied);
+        // The source may have become shorter meanwhile.
+        self.broken = done < len;
+        if self.broken { Err(Errno::EIO) } else { Ok(()) }
     }
 }
 
