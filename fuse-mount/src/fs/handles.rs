@@ -17,6 +17,18 @@ pub(crate) struct DirEntry {
     pub(crate) name: String,
 }
 
+impl DirEntry {
+    /// A file's.
+    pub(crate) fn file(ino: u64, name: &str) -> Self {
+        Self { ino, kind: Kind::File, name: name.to_owned() }
+    }
+
+    /// A directory's.
+    pub(crate) fn directory(ino: u64, name: &str) -> Self {
+        Self { ino, kind: Kind::Directory, name: name.to_owned() }
+    }
+}
+
 /// What an open file is.
 pub(crate) enum Handle {
     /// A volume.

@@ -36,6 +36,7 @@
 pub(crate) mod abi;
 mod answer;
 mod dispatch;
+mod opcode;
 mod queue;
 mod reply;
 mod request;
