@@ -7,7 +7,7 @@
 //!   ENTRY  128  nodeid, generation, valid, attr valid u64; their ns 2 x u32; attr
 //!   OPEN    16  fh u64, flags u32, -
 //!   CREATE 144  ENTRY, OPEN
-//!   WRITE    8  size u32, -
+//!   WRITE    8  size u32, -; also of COPY_FILE_RANGE
 //!   LSEEK    8  offset u64
 //!   STATFS  80  blocks, bfree, bavail, files, ffree u64; bsize, namelen, frsize u32; spare
 //!   READDIR     per name: ino u64, next offset u64, namelen u32, type u32, name, up to 8 bytes
