@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use common::rng::Rng;
-use common::{Lab, make_volume, wait_for};
+use common::{Lab, MIB, make_volume, wait_for};
 use serde_json::Value;
 
-const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
 const FLAGS: &[&str] = &[
     "--log-size=32M",

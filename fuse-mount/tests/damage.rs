@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use common::copying::{copy_once, open};
 use common::rng::Rng;
 use common::{Lab, Mount, make_volume, scale, tool, wait_for};
 
@@ -375,6 +376,33 @@ fn a_damaged_cache_mends_itself() {
         mount.unmount();
     }
     no_panic(&lab);
+}
+
+#[test]
+fn a_copy_ends_where_its_source_is_damaged() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(FLAGS);
+    fill(&mount);
+    mount.unmount();
+    lab.lose_cache();
+    let objects = objects(&lab);
+    let full: Vec<_> =
+        objects.iter().filter(|path| fs::metadata(path).unwrap().len() > 600_000).collect();
+    let _flipped = Flipped::new(full[full.len() / 2], 300_000, 3);
+    let mount = lab.mount(FLAGS);
+    let (source, target) = (open(&mount.file(VOLUME)), open(&make_volume(&mount, "copy.img", 0)));
+    let size = BLOCKS * BLOCK as u64;
+    let copied = copy_once((&source, 0), (&target, 0), size).unwrap();
+    assert!(copied > 0 && copied < size, "{copied} bytes");
+    assert_eq!(copy_once((&source, copied), (&target, copied), size), Err(libc::EIO));
+    assert_eq!(target.metadata().unwrap().len(), copied.next_multiple_of(4096));
+    let (mut wanted, mut found) = (vec![0; copied as usize], vec![0; copied as usize]);
+    source.read_exact_at(&mut wanted, 0).unwrap();
+    target.read_exact_at(&mut found, 0).unwrap();
+    assert!(found == wanted);
+    drop((source, target));
+    mount.kill();
 }
 
 /// The memory of the only log, which a daemon holds mapped.

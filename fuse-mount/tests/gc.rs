@@ -8,9 +8,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
 use common::rng::Rng;
-use common::{Lab, bytes_below, make_volume, wait_for};
+use common::{Lab, MIB, bytes_below, make_volume, wait_for};
 
-const MIB: u64 = 1 << 20;
 const SIZE: u64 = 32 * MIB;
 const FLAGS: &[&str] = &["--batch-size=1M", "--batch-age=100ms", "--compression=none"];
 

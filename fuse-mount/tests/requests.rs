@@ -12,9 +12,8 @@ use common::proxy::Proxy;
 use common::rng::Rng;
 use common::servers::Server;
 use common::store::Kind;
-use common::{Lab, Mount, make_volume, scale, wait_for};
+use common::{Lab, MIB, Mount, make_volume, scale, wait_for};
 
-const MIB: u64 = 1 << 20;
 /// How long an idle mount is watched: the thing under test, not a wait for something.
 const IDLE: Duration = Duration::from_secs(6);
 

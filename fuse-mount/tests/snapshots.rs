@@ -5,12 +5,12 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
+use std::path::Path;
 
 use common::rng::Rng;
-use common::{Lab, bytes_below, make_volume, wait_for};
+use common::{Lab, MIB, bytes_below, make_volume, wait_for};
 
-const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
 const FLAGS: &[&str] = &["--batch-size=1M", "--batch-age=100ms", "--compression=none"];
 
@@ -247,4 +247,34 @@ fn snapshots_stay_as_they_are_under_a_read_only_mount() {
     // One that was killed serves nothing.
     mount.kill();
     lab.ok(&["snapshot", "delete", "v.img@one"]);
+}
+
+#[test]
+fn inodes_of_snapshots_are_given_back() {
+    need_mount!();
+    let lab = Lab::new();
+    let variables = [("RUST_LOG", "info,lsvd_fuse=debug")];
+    let mount = lab.launch(&lab.mountpoint(), FLAGS, &variables).unwrap();
+    make_volume(&mount, "v.img", SIZE);
+    for name in ["v.img@a", "v.img@b"] {
+        lab.ok(&["snapshot", "create", name]);
+    }
+    let (a, b) = (mount.path().join(".snapshots/v.img/a"), mount.path().join(".snapshots/v.img/b"));
+    let ino = |path: &Path| fs::metadata(path).unwrap().ino();
+    let (ino_a, ino_b) = (ino(&a), ino(&b));
+    assert_eq!((ino(&a), ino(&b)), (ino_a, ino_b), "the same file each time");
+    let listed: Vec<u64> =
+        fs::read_dir(a.parent().unwrap()).unwrap().map(|entry| entry.unwrap().ino()).collect();
+    assert_eq!(listed, [ino_a, ino_b]);
+    let is_forgotten = |ino| lab.daemon_log().contains(&format!("inode {ino} below .snapshots"));
+    assert!(!is_forgotten(ino_a));
+    // The kernel gives up what it does not find any more.
+    lab.ok(&["snapshot", "delete", "v.img@a"]);
+    wait_for("the kernel to forget the file", || {
+        assert!(!a.exists());
+        is_forgotten(ino_a).then_some(())
+    });
+    assert!(!is_forgotten(ino_b));
+    assert_eq!(ino(&b), ino_b);
+    mount.unmount();
 }

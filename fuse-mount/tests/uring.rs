@@ -8,18 +8,17 @@
 mod common;
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use common::copying::{copies_hold_what_a_model_holds, open, punch};
 use common::disk::FsMount;
 use common::rng::Rng;
-use common::{Lab, Loop, Mount, make_volume, tell_after_a_panic, tool, wait_for};
+use common::{Lab, Loop, MIB, Mount, Story, make_volume, tool, wait_for};
 
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 const FLAGS: &[&str] = &["--transport=uring", "--log-size=64M", "--cache-size=64M"];
-const MIB: u64 = 1 << 20;
 /// What one thread of the random trial has for itself.
 const REGION: u64 = MIB;
 
@@ -79,17 +78,6 @@ fn mount(lab: &Lab) -> Mount {
     mount
 }
 
-fn open(path: &Path) -> File {
-    File::options().read(true).write(true).open(path).unwrap()
-}
-
-fn punch(file: &File, offset: u64, len: u64) {
-    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-    // SAFETY: the descriptor is open over the call.
-    let done = unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) };
-    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
-}
-
 /// Writes, holes, reads and syncs at random in a region of the file; returns what it holds then.
 fn exercise(file: &File, region: u64, mut rng: Rng) -> Vec<u8> {
     let base = region * REGION;
@@ -136,15 +124,6 @@ fn exercise_all(path: &Path, threads: u64, rng: &mut Rng) -> Vec<u8> {
     crew.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
 }
 
-/// Tells what the daemons said, if the test fails.
-struct Story<'a>(u64, &'a Lab);
-
-impl Drop for Story<'_> {
-    fn drop(&mut self) {
-        tell_after_a_panic(self.0, self.1);
-    }
-}
-
 #[test]
 fn random_operations_hold_what_a_model_holds() {
     need_uring!();
@@ -168,6 +147,17 @@ fn random_operations_hold_what_a_model_holds() {
     let model = exercise_all(&uring.file("v.img"), threads, &mut rng);
     assert!(fs::read(uring.file("v.img")).unwrap() == model);
     uring.unmount();
+}
+
+#[test]
+fn random_copies_hold_what_a_model_holds() {
+    need_uring!();
+    let lab = Lab::new();
+    let seed = Rng::seed_of_the_day();
+    let _story = Story(seed, &lab);
+    let mount = mount(&lab);
+    copies_hold_what_a_model_holds(&lab, &mount, &mut Rng::new(seed));
+    mount.unmount();
 }
 
 #[test]

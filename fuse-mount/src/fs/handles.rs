@@ -5,6 +5,8 @@ use std::sync::Arc;
 use lsvd_volume::Volume;
 use parking_lot::RwLock;
 
+use super::Outcome;
+use super::errno::Errno;
 use super::inode::{Kind, Node};
 
 /// One name in a directory.
@@ -13,6 +15,18 @@ pub(crate) struct DirEntry {
     pub(crate) ino: u64,
     pub(crate) kind: Kind,
     pub(crate) name: String,
+}
+
+impl DirEntry {
+    /// A file's.
+    pub(crate) fn file(ino: u64, name: &str) -> Self {
+        Self { ino, kind: Kind::File, name: name.to_owned() }
+    }
+
+    /// A directory's.
+    pub(crate) fn directory(ino: u64, name: &str) -> Self {
+        Self { ino, kind: Kind::Directory, name: name.to_owned() }
+    }
 }
 
 /// What an open file is.
@@ -25,6 +39,21 @@ pub(crate) enum Handle {
     Directory(Vec<DirEntry>),
     /// A status file, as it was when it was opened.
     Text(Vec<u8>),
+}
+
+impl Handle {
+    /// What can be read of a volume or a snapshot, and where the file ends.
+    pub(crate) fn content(&self) -> Outcome<(Arc<Volume>, u64)> {
+        match self {
+            Handle::Volume { node, .. } => {
+                let volume = node.volume().ok_or(Errno::EIO)?;
+                let size = node.size_in(&volume);
+                Ok((volume, size))
+            }
+            Handle::Snapshot(volume) => Ok((Arc::clone(volume), volume.size_bytes())),
+            Handle::Directory(_) | Handle::Text(_) => Err(Errno::EINVAL),
+        }
+    }
 }
 
 /// The open files of a mount.

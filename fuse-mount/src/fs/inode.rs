@@ -58,11 +58,27 @@ pub(crate) struct Attr {
     pub(crate) modified_ms: u64,
 }
 
+impl Attr {
+    /// The mode without the kind of file.
+    pub(crate) fn permissions(&self) -> u32 {
+        self.mode & 0o7777
+    }
+
+    /// How many names it has; a directory has its own `.` as well.
+    pub(crate) fn links(&self) -> u32 {
+        if self.kind == Kind::Directory { 2 } else { 1 }
+    }
+}
+
 /// The inode of the volume with this uuid.
 pub(crate) fn ino_of(uuid: Uuid) -> u64 {
     let bits = uuid.as_u128();
-    let folded = (bits >> 64) as u64 ^ bits as u64;
-    if folded < FIRST_VOLUME { folded + FIRST_VOLUME } else { folded }
+    ino_of_bits((bits >> 64) as u64 ^ bits as u64)
+}
+
+/// The inode for bits that differ from file to file; none of the fixed ones.
+pub(crate) fn ino_of_bits(bits: u64) -> u64 {
+    if bits < FIRST_VOLUME { bits + FIRST_VOLUME } else { bits }
 }
 
 /// Milliseconds since 1970.

@@ -11,7 +11,7 @@ use super::{Outcome, VolumeFs};
 
 /// What `fallocate` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Allocate {
+enum Allocate {
     /// Room: needs nothing but size here, as blocks are found when they are written.
     Room { keep_size: bool },
     /// Zeroes.
@@ -22,20 +22,20 @@ pub(crate) enum Allocate {
 
 /// Which end of data `lseek` looks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seek {
+enum Seek {
     Data,
     Hole,
 }
 
 impl Allocate {
-    /// What a mode of `fallocate(2)` asks for; `None` if that is nothing that is done here.
-    pub(crate) fn of_mode(mode: i32) -> Option<Self> {
+    /// What a mode of `fallocate(2)` asks for.
+    fn of_mode(mode: i32) -> Outcome<Self> {
         let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
         match mode & !libc::FALLOC_FL_KEEP_SIZE {
-            0 => Some(Self::Room { keep_size }),
-            libc::FALLOC_FL_ZERO_RANGE => Some(Self::Zero { keep_size }),
-            libc::FALLOC_FL_PUNCH_HOLE => Some(Self::Punch),
-            _ => None,
+            0 => Ok(Self::Room { keep_size }),
+            libc::FALLOC_FL_ZERO_RANGE => Ok(Self::Zero { keep_size }),
+            libc::FALLOC_FL_PUNCH_HOLE => Ok(Self::Punch),
+            _ => Err(Errno::EOPNOTSUPP),
         }
     }
 }
@@ -118,8 +118,7 @@ impl VolumeFs {
                 }
                 done(outcome.map_err(|error| Errno::of("write", &error)));
             }),
-            Err(Error::BadSize { .. }) => done(Err(Errno::EFBIG)),
-            Err(error) => done(Err(Errno::of("grow", &error))),
+            Err(error) => done(Err(of_growth("grow", &error))),
         });
     }
 
@@ -145,9 +144,13 @@ impl VolumeFs {
         handle: u64,
         offset: u64,
         len: u64,
-        what: Allocate,
+        mode: i32,
         done: impl FnOnce(Outcome<()>) + Send + 'static,
     ) {
+        let what = match Allocate::of_mode(mode) {
+            Ok(what) => what,
+            Err(errno) => return done(Err(errno)),
+        };
         let Some(handle) = self.handles.get(handle) else { return done(Err(Errno::EBADF)) };
         let Handle::Volume { node, write: true } = &*handle else { return done(Err(Errno::EBADF)) };
         let Some(volume) = node.volume() else { return done(Err(Errno::EIO)) };
@@ -174,8 +177,7 @@ impl VolumeFs {
                     None => done(Err(Errno::EIO)),
                 },
                 Ok(()) => done(Ok(())),
-                Err(Error::BadSize { .. }) => done(Err(Errno::EFBIG)),
-                Err(error) => done(Err(Errno::of("fallocate", &error))),
+                Err(error) => done(Err(of_growth("fallocate", &error))),
             }
         });
     }
@@ -188,7 +190,10 @@ impl VolumeFs {
         whence: i32,
         done: impl FnOnce(Outcome<u64>) + Send + 'static,
     ) {
-        let asked = Seek::of_whence(whence).and_then(|what| Ok((what, self.sought(handle)?)));
+        let asked = Seek::of_whence(whence).and_then(|what| {
+            let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
+            Ok((what, handle.content()?))
+        });
         let (what, (volume, size)) = match asked {
             Ok(asked) => asked,
             Err(errno) => return done(Err(errno)),
@@ -208,18 +213,13 @@ impl VolumeFs {
             }),
         }
     }
+}
 
-    fn sought(&self, handle: u64) -> Outcome<(Arc<Volume>, u64)> {
-        let handle = self.handles.get(handle).ok_or(Errno::EBADF)?;
-        match &*handle {
-            Handle::Volume { node, .. } => {
-                let volume = node.volume().ok_or(Errno::EIO)?;
-                let size = node.size_in(&volume);
-                Ok((volume, size))
-            }
-            Handle::Snapshot(volume) => Ok((Arc::clone(volume), volume.size_bytes())),
-            Handle::Directory(_) | Handle::Text(_) => Err(Errno::EINVAL),
-        }
+/// What is told where a file cannot grow.
+pub(super) fn of_growth(what: &str, error: &Error) -> Errno {
+    match error {
+        Error::BadSize { .. } => Errno::EFBIG,
+        error => Errno::of(what, error),
     }
 }
 

@@ -1,7 +1,7 @@
-//! A few threads for operations that may wait: for the store, for a fence, for recovery.
+//! A few threads for operations that may wait: for the store, for a fence, for recovery, for the log.
 //!
-//! FUSE workers only do what never waits; everything else goes through here and is answered
-//! from here, so that a slow store never keeps a read of cached data from being served.
+//! FUSE workers only do what never waits; everything else goes through a pool and is answered
+//! from there, so that a slow store never keeps a read of cached data from being served.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -17,12 +17,12 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads.
-    pub(crate) fn start(threads: usize) -> std::io::Result<Self> {
+    /// Starts `threads` threads with this name and a number.
+    pub(crate) fn start(name: &str, threads: usize) -> std::io::Result<Self> {
         let (jobs, queue) = unbounded::<Job>();
         for number in 0..threads {
             let queue = queue.clone();
-            thread::Builder::new().name(format!("lsvd-meta-{number}")).spawn(move || {
+            thread::Builder::new().name(format!("{name}-{number}")).spawn(move || {
                 for job in queue {
                     // A panic drops the job's reply, which answers EIO; the others go on.
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {

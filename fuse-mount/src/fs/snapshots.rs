@@ -1,153 +1,165 @@
 //! `/.snapshots/<volume>/<snapshot>`: snapshots as read-only files.
 //!
-//! Inodes are given out as names are looked up, and kept while the mount is: the same name is the same
-//! file as long as it is the same snapshot.
+//! Inodes follow from the volume's uuid and the snapshot's name and time, so the same snapshot has the
+//! same one whenever it is looked up. What an inode means is known from its first lookup until the
+//! kernel has forgotten as many lookups as it made; a listing alone makes nothing known.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-use lsvd_volume::{Error, FileAttrs, Result, SnapshotInfo, Volume, VolumeName};
+use lsvd_volume::{Error, FileAttrs, Result, SnapshotInfo, Uuid, Volume, VolumeName};
 use parking_lot::Mutex;
 
 use super::handles::DirEntry;
-use super::inode::{Attr, Kind};
+use super::inode::{Attr, Kind, Node, ino_of_bits};
 use super::volumes::Volumes;
-
-/// The first inode of this tree; those of volumes are spread over all numbers by chance.
-const FIRST: u64 = 0x5eed_0000_0000;
 
 /// What lies below `/.snapshots`.
 #[derive(Clone, Debug)]
-enum Entry {
-    /// The directory of a volume.
-    Volume {
-        name: VolumeName,
-        attrs: FileAttrs,
-    },
-    Snapshot {
-        volume: VolumeName,
-        attrs: FileAttrs,
-        info: SnapshotInfo,
-    },
+struct Entry {
+    uuid: Uuid,
+    volume: VolumeName,
+    attrs: FileAttrs,
+    /// None for the directory of the volume.
+    snapshot: Option<SnapshotInfo>,
 }
 
-/// The inodes given out.
+/// What the kernel knows of it.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotTree {
     table: Mutex<Table>,
 }
 
+/// By inode: what it is, and how many lookups the kernel made of it and has not forgotten.
 #[derive(Debug, Default)]
-struct Table {
-    entries: HashMap<u64, Entry>,
-    /// By the volume's name and, of a snapshot, its name and time.
-    known: HashMap<(String, Option<(String, u64)>), u64>,
-}
+struct Table(HashMap<u64, (Entry, u64)>);
 
 impl SnapshotTree {
     /// Whether an inode is of this tree.
     pub(crate) fn holds(&self, ino: u64) -> bool {
-        self.table.lock().entries.contains_key(&ino)
+        self.table.lock().0.contains_key(&ino)
     }
 
     /// What `stat` shows.
     pub(crate) fn attr(&self, ino: u64) -> Option<Attr> {
-        self.table.lock().entries.get(&ino).map(|entry| entry.attr(ino))
+        self.entry(ino).map(|entry| entry.attr())
     }
 
-    /// The directory of a volume. May wait for the store.
-    pub(crate) fn volume(&self, volumes: &Volumes, name: &VolumeName) -> Result<Attr> {
+    /// The kernel looks the directory of a volume up. May wait for the store.
+    pub(crate) fn look_up_volume(&self, volumes: &Volumes, name: &VolumeName) -> Result<Attr> {
         let node = volumes.find(name)?;
-        let entry = Entry::Volume { name: name.clone(), attrs: node.attrs_now() };
-        Ok(self.give(entry))
+        Ok(self.table.lock().look_up(Entry::directory(&node)))
     }
 
-    /// The file `name` in the directory `parent`; `None` if that is none of a volume. May wait for
-    /// the store.
-    pub(crate) fn snapshot(
+    /// The kernel looks the file `name` in the directory `parent` up; `None` if that is none of a
+    /// volume. May wait for the store.
+    pub(crate) fn look_up(
         &self,
         volumes: &Volumes,
         parent: u64,
         name: &OsStr,
     ) -> Option<Result<Attr>> {
         let volume = self.volume_of(parent)?;
-        let found = self.all(volumes, &volume).and_then(|all| {
-            let found = all.into_iter().find(|(known, _)| name == known.as_str());
+        let found = files(volumes, &volume).and_then(|files| {
+            let is_it =
+                |file: &Entry| file.snapshot.as_ref().is_some_and(|info| name == &*info.name);
             let none = || Error::NoSuchSnapshot {
                 volume: volume.to_string(),
                 snapshot: name.to_string_lossy().into_owned(),
             };
-            found.map(|(_, attr)| attr).ok_or_else(none)
+            files.into_iter().find(is_it).ok_or_else(none)
         });
-        Some(found)
+        Some(found.map(|file| self.table.lock().look_up(file)))
+    }
+
+    /// The kernel has forgotten so many lookups of an inode.
+    pub(crate) fn forget(&self, ino: u64, lookups: u64) {
+        if self.table.lock().forget(ino, lookups) {
+            log::debug!("inode {ino} below .snapshots is forgotten");
+        }
     }
 
     /// The names in the directory `ino`; `None` if that is none of a volume. May wait for the store.
     pub(crate) fn names(&self, volumes: &Volumes, ino: u64) -> Option<Result<Vec<DirEntry>>> {
         let volume = self.volume_of(ino)?;
-        let all = self.all(volumes, &volume);
-        let entry =
-            |(name, attr): (String, Attr)| DirEntry { ino: attr.ino, kind: attr.kind, name };
-        Some(all.map(|all| all.into_iter().map(entry).collect()))
+        let name = |file: Entry| Some(DirEntry::file(file.ino(), &file.snapshot?.name));
+        Some(files(volumes, &volume).map(|files| files.into_iter().filter_map(name).collect()))
     }
 
     /// Opens the file `ino`; `None` if that is no snapshot. May wait for the store.
     pub(crate) fn open(&self, volumes: &Volumes, ino: u64) -> Option<Result<Arc<Volume>>> {
-        let entry = self.table.lock().entries.get(&ino).cloned();
-        let Some(Entry::Snapshot { volume, info, .. }) = entry else { return None };
-        Some(volumes.engine().open_same_snapshot(&volume, &info))
+        let entry = self.entry(ino)?;
+        Some(volumes.engine().open_same_snapshot(&entry.volume, &entry.snapshot?))
+    }
+
+    fn entry(&self, ino: u64) -> Option<Entry> {
+        self.table.lock().0.get(&ino).map(|(entry, _)| entry.clone())
     }
 
     fn volume_of(&self, ino: u64) -> Option<VolumeName> {
-        match self.table.lock().entries.get(&ino) {
-            Some(Entry::Volume { name, .. }) => Some(name.clone()),
-            Some(Entry::Snapshot { .. }) | None => None,
-        }
+        self.entry(ino).filter(|entry| entry.snapshot.is_none()).map(|entry| entry.volume)
     }
+}
 
-    fn all(&self, volumes: &Volumes, volume: &VolumeName) -> Result<Vec<(String, Attr)>> {
-        let attrs = volumes.find(volume)?.attrs_now();
-        let found = volumes.engine().snapshots(volume)?;
-        let named = found.into_iter().filter(|info| !info.for_clones).map(|info| {
-            let name = info.name.clone();
-            (name, self.give(Entry::Snapshot { volume: volume.clone(), attrs, info }))
-        });
-        Ok(named.collect())
-    }
+/// The names in `/.snapshots`.
+pub(crate) fn directories(nodes: &[Arc<Node>]) -> Vec<DirEntry> {
+    let entries = nodes.iter().map(|node| Entry::directory(node));
+    entries.map(|entry| DirEntry::directory(entry.ino(), entry.volume.as_str())).collect()
+}
 
-    fn give(&self, entry: Entry) -> Attr {
-        let mut table = self.table.lock();
-        let next = FIRST + table.known.len() as u64;
-        let ino = *table.known.entry(entry.key()).or_insert(next);
-        let attr = entry.attr(ino);
-        table.entries.insert(ino, entry);
+/// The snapshots of a volume. May wait for the store.
+fn files(volumes: &Volumes, volume: &VolumeName) -> Result<Vec<Entry>> {
+    let directory = Entry::directory(&*volumes.find(volume)?);
+    let found = volumes.engine().snapshots(volume)?;
+    let shown = found.into_iter().filter(|info| !info.for_clones);
+    Ok(shown.map(|info| Entry { snapshot: Some(info), ..directory.clone() }).collect())
+}
+
+impl Table {
+    fn look_up(&mut self, entry: Entry) -> Attr {
+        let attr = entry.attr();
+        let lookups = self.0.get(&attr.ino).map_or(0, |(_, lookups)| *lookups);
+        self.0.insert(attr.ino, (entry, lookups + 1));
         attr
+    }
+
+    /// Whether nothing is known of the inode any more.
+    fn forget(&mut self, ino: u64, forgotten: u64) -> bool {
+        let Some((_, lookups)) = self.0.get_mut(&ino) else { return false };
+        *lookups = lookups.saturating_sub(forgotten);
+        let forget = *lookups == 0;
+        if forget {
+            self.0.remove(&ino);
+        }
+        forget
     }
 }
 
 impl Entry {
-    fn key(&self) -> (String, Option<(String, u64)>) {
-        match self {
-            Entry::Volume { name, .. } => (name.to_string(), None),
-            Entry::Snapshot { volume, info, .. } => {
-                (volume.to_string(), Some((info.name.clone(), info.created_ms)))
-            }
-        }
+    fn directory(node: &Node) -> Self {
+        Self { uuid: node.uuid, volume: node.name(), attrs: node.attrs_now(), snapshot: None }
     }
 
-    fn attr(&self, ino: u64) -> Attr {
-        let (kind, size, attrs, created_ms) = match self {
-            Entry::Volume { attrs, .. } => (Kind::Directory, 0, attrs, attrs.created_ms),
-            Entry::Snapshot { attrs, info, .. } => {
-                (Kind::File, info.size_bytes, attrs, info.created_ms)
-            }
+    fn ino(&self) -> u64 {
+        let snapshot = self.snapshot.as_ref().map(|info| (&info.name, info.created_ms));
+        let mut hasher = DefaultHasher::new();
+        (self.uuid, snapshot).hash(&mut hasher);
+        ino_of_bits(hasher.finish())
+    }
+
+    fn attr(&self) -> Attr {
+        let attrs = self.attrs;
+        let (kind, size, created_ms) = match &self.snapshot {
+            None => (Kind::Directory, 0, attrs.created_ms),
+            Some(info) => (Kind::File, info.size_bytes, info.created_ms),
         };
         // Who may not read the volume may not read what it was.
         let readable = attrs.mode & 0o444;
         let mode = if kind == Kind::Directory { readable | readable >> 2 } else { readable };
         Attr {
-            ino,
+            ino: self.ino(),
             kind,
             size,
             blocks: size.div_ceil(512),
@@ -157,5 +169,48 @@ impl Entry {
             created_ms,
             modified_ms: created_ms,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(name: &str, volume: u128, size_bytes: u64) -> Entry {
+        let info = SnapshotInfo {
+            name: name.to_owned(),
+            created_ms: 7,
+            size_bytes,
+            object: 1,
+            exclusive_bytes: 0,
+            protected: false,
+            for_clones: false,
+            clones: 0,
+        };
+        let attrs = FileAttrs { mode: 0o644, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 };
+        let (uuid, volume) = (Uuid::from_u128(volume), VolumeName::new("v").unwrap());
+        Entry { uuid, volume, attrs, snapshot: Some(info) }
+    }
+
+    #[test]
+    fn an_inode_is_known_until_every_lookup_is_forgotten() {
+        let mut table = Table::default();
+        let ino = table.look_up(file("a", 1, 4096)).ino;
+        let other = table.look_up(file("b", 1, 4096)).ino;
+        assert_eq!(table.look_up(file("a", 1, 8192)).ino, ino);
+        assert_eq!(table.0.get(&ino).map(|(entry, _)| entry.attr().size), Some(8192));
+        assert!(!table.forget(ino, 1));
+        assert!(table.forget(ino, 1));
+        assert!(!table.forget(ino, 1));
+        assert_eq!(table.0.keys().copied().collect::<Vec<_>>(), [other]);
+        assert_eq!(table.look_up(file("a", 1, 4096)).ino, ino, "it comes back as what it was");
+    }
+
+    #[test]
+    fn inodes_differ_by_volume_and_name() {
+        let directory = Entry { snapshot: None, ..file("a", 1, 0) };
+        let all = [file("a", 1, 0), file("b", 1, 0), file("a", 2, 0), directory];
+        let inodes: std::collections::HashSet<u64> = all.iter().map(Entry::ino).collect();
+        assert_eq!(inodes.len(), all.len());
     }
 }

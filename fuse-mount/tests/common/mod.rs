@@ -15,6 +15,7 @@
 #![allow(unreachable_pub, reason = "the harness is a module of several test binaries")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod copying;
 pub mod disk;
 pub mod history;
 pub mod proxy;
@@ -36,6 +37,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use store::{Kind, Store};
+
+/// Bytes of a MiB.
+pub const MIB: u64 = 1 << 20;
 
 /// Longest wait for a condition; only a failing test waits that long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -507,6 +511,15 @@ pub fn tell_after_a_panic(seed: u64, lab: &Lab) {
         let said = lab.daemon_log();
         let newest: Vec<&str> = said.lines().rev().take(40).collect();
         eprintln!("what the daemons said, newest first:\n{}", newest.join("\n"));
+    }
+}
+
+/// Tells it, if the test fails: the seed, and what the daemons of the lab said.
+pub struct Story<'a>(pub u64, pub &'a Lab);
+
+impl Drop for Story<'_> {
+    fn drop(&mut self) {
+        tell_after_a_panic(self.0, self.1);
     }
 }
 

@@ -1,9 +1,6 @@
 //! The only module that names `fuser`: requests in, replies out, and the mount itself
 //! ([`session`]).
 //!
-//! Attributes and names are never cached by the kernel (time to live 0): commands and other
-//! hosts change them behind its back, and asking costs microseconds.
-//!
 //! `POSIX_LOCKS` is not asked for, so the kernel keeps all locks itself: every lock, also the
 //! open-file-description locks of QEMU, works among the programs of this host.
 //!
@@ -20,29 +17,26 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::copy::Place;
 use super::errno::Errno;
-use super::handles::Handle;
 use super::inode::{Attr, Kind, now_ms};
-use super::io::Allocate;
+use super::policy::{
+    FILE_FLAGS, IO_BYTES_BEST, NAME_BYTES_MAX, NOT_A_VOLUME, NOT_OFFERED, TIME_TO_LIVE,
+    WRITE_BYTES_MAX,
+};
 use super::uring::Rings;
 use super::uring::abi::INIT_OVER_URING;
 use super::{Changes, Owner, VolumeFs};
 use session::{Ended, Offer};
 pub(crate) use session::{MountFlags, mount};
 
-/// The kernel asks again each time.
-const TTL: Duration = Duration::ZERO;
-
 /// Requests that the kernel keeps in flight in the background; more gain nothing.
 const BACKGROUND_MAX: u16 = 256;
-
-/// Largest write request.
-const WRITE_BYTES_MAX: u32 = 1 << 20;
 
 /// What fuser calls.
 struct Edge {
@@ -71,12 +65,12 @@ fn attr_of(attr: &Attr) -> FileAttr {
         ctime: modified,
         crtime: time(attr.created_ms),
         kind: kind_of(attr.kind),
-        perm: attr.mode as u16 & 0o7777,
-        nlink: if attr.kind == Kind::Directory { 2 } else { 1 },
+        perm: attr.permissions() as u16,
+        nlink: attr.links(),
         uid: attr.uid,
         gid: attr.gid,
         rdev: 0,
-        blksize: 4096,
+        blksize: IO_BYTES_BEST,
         flags: 0,
     }
 }
@@ -98,7 +92,7 @@ fn millis(time: TimeOrNow) -> u64 {
 }
 
 fn file_flags() -> FopenFlags {
-    FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+    FopenFlags::from_bits_retain(FILE_FLAGS)
 }
 
 fn empty(reply: ReplyEmpty, outcome: Result<(), Errno>) {
@@ -110,14 +104,14 @@ fn empty(reply: ReplyEmpty, outcome: Result<(), Errno>) {
 
 fn entry(reply: ReplyEntry, outcome: Result<Attr, Errno>) {
     match outcome {
-        Ok(attr) => reply.entry(&TTL, &attr_of(&attr), Generation(0)),
+        Ok(attr) => reply.entry(&TIME_TO_LIVE, &attr_of(&attr), Generation(0)),
         Err(errno) => reply.error(error(errno)),
     }
 }
 
 fn attributes(reply: ReplyAttr, outcome: Result<Attr, Errno>) {
     match outcome {
-        Ok(attr) => reply.attr(&TTL, &attr_of(&attr)),
+        Ok(attr) => reply.attr(&TIME_TO_LIVE, &attr_of(&attr)),
         Err(errno) => reply.error(error(errno)),
     }
 }
@@ -163,6 +157,10 @@ impl Filesystem for Edge {
         tell();
     }
 
+    fn forget(&self, _request: &Request, ino: INodeNo, lookups: u64) {
+        self.fs.forget(ino.0, lookups);
+    }
+
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.fs.lookup(parent.0, name, |outcome| entry(reply, outcome));
     }
@@ -195,9 +193,7 @@ impl Filesystem for Edge {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        // The kernel sends the time of a truncate along; the resize notes that itself.
-        let modified_ms = mtime.filter(|_| size.is_none()).map(millis);
-        let changes = Changes { mode, uid, gid, size, modified_ms };
+        let changes = Changes { mode, uid, gid, size, modified_ms: mtime.map(millis) };
         self.fs.setattr(ino.0, changes, |outcome| attributes(reply, outcome));
     }
 
@@ -211,12 +207,7 @@ impl Filesystem for Edge {
         _rdev: u32,
         reply: ReplyEntry,
     ) {
-        if mode & libc::S_IFMT != libc::S_IFREG {
-            return reply.error(error(Errno::EPERM));
-        }
-        self.fs.create(parent.0, name, mode, owner_of(request), false, |outcome| {
-            entry(reply, outcome.map(|(attr, _)| attr));
-        });
+        self.fs.mknod(parent.0, name, mode, owner_of(request), |outcome| entry(reply, outcome));
     }
 
     fn create(
@@ -229,10 +220,10 @@ impl Filesystem for Edge {
         _flags: i32,
         reply: ReplyCreate,
     ) {
-        self.fs.create(parent.0, name, mode, owner_of(request), true, |outcome| match outcome {
+        self.fs.create(parent.0, name, mode, owner_of(request), |outcome| match outcome {
             Ok((attr, handle)) => {
                 reply.created(
-                    &TTL,
+                    &TIME_TO_LIVE,
                     &attr_of(&attr),
                     Generation(0),
                     FileHandle(handle),
@@ -252,12 +243,11 @@ impl Filesystem for Edge {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        log::warn!("mkdir {name:?}: a mount holds volumes, and volumes are files");
-        reply.error(error(Errno::EPERM));
+        self.fs.mkdir(name, |outcome| entry(reply, outcome));
     }
 
     fn rmdir(&self, _request: &Request, _parent: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(error(Errno::EPERM));
+        reply.error(error(NOT_A_VOLUME));
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -274,16 +264,12 @@ impl Filesystem for Edge {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        // Without an overwriting rename, "do not replace" is what happens anyway.
-        if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() {
-            return reply.error(error(Errno::EINVAL));
-        }
-        self.fs.rename((parent.0, newparent.0), name, newname, |outcome| empty(reply, outcome));
+        let (from, to) = ((parent.0, name), (newparent.0, newname));
+        self.fs.rename(from, to, flags.bits(), |outcome| empty(reply, outcome));
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let write = flags.acc_mode() != OpenAccMode::O_RDONLY;
-        self.fs.open(ino.0, write, |outcome| match outcome {
+        self.fs.open(ino.0, flags.0, |outcome| match outcome {
             Ok(handle) => reply.opened(FileHandle(handle), file_flags()),
             Err(errno) => reply.error(error(errno)),
         });
@@ -333,8 +319,7 @@ impl Filesystem for Edge {
         _owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        // Every write was answered already; the kernel need not ask at each close.
-        reply.error(error(Errno::ENOSYS));
+        reply.error(error(NOT_OFFERED));
     }
 
     fn release(
@@ -377,20 +362,17 @@ impl Filesystem for Edge {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let handle = match self.fs.directory(handle.0) {
-            Ok(handle) => handle,
-            Err(errno) => return reply.error(error(errno)),
-        };
-        let Handle::Directory(entries) = &*handle else {
-            return reply.error(error(Errno::ENOTDIR));
-        };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (index, entry) in entries.iter().enumerate().skip(start) {
-            if reply.add(INodeNo(entry.ino), index as u64 + 1, kind_of(entry.kind), &entry.name) {
-                break;
+        self.fs.readdir(handle.0, offset, |outcome| match outcome {
+            Ok(entries) => {
+                for (entry, next) in entries.iter().zip(offset.saturating_add(1)..) {
+                    if reply.add(INodeNo(entry.ino), next, kind_of(entry.kind), &entry.name) {
+                        break;
+                    }
+                }
+                reply.ok();
             }
-        }
-        reply.ok();
+            Err(errno) => reply.error(error(errno)),
+        });
     }
 
     fn releasedir(
@@ -420,8 +402,8 @@ impl Filesystem for Edge {
     fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         self.fs.statfs(|outcome| match outcome {
             Ok(space) => {
-                let size = space.block_bytes;
-                reply.statfs(space.blocks, space.free, space.available, 0, 0, size, 255, size);
+                let (size, names) = (space.block_bytes, NAME_BYTES_MAX);
+                reply.statfs(space.blocks, space.free, space.available, 0, 0, size, names, size);
             }
             Err(errno) => reply.error(error(errno)),
         });
@@ -437,7 +419,7 @@ impl Filesystem for Edge {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(error(Errno::ENOSYS));
+        reply.error(error(NOT_OFFERED));
     }
 
     fn getxattr(
@@ -448,15 +430,15 @@ impl Filesystem for Edge {
         _size: u32,
         reply: ReplyXattr,
     ) {
-        reply.error(error(Errno::ENOSYS));
+        reply.error(error(NOT_OFFERED));
     }
 
     fn listxattr(&self, _request: &Request, _ino: INodeNo, _size: u32, reply: ReplyXattr) {
-        reply.error(error(Errno::ENOSYS));
+        reply.error(error(NOT_OFFERED));
     }
 
     fn removexattr(&self, _request: &Request, _ino: INodeNo, _name: &OsStr, reply: ReplyEmpty) {
-        reply.error(error(Errno::ENOSYS));
+        reply.error(error(NOT_OFFERED));
     }
 
     fn symlink(
@@ -467,7 +449,7 @@ impl Filesystem for Edge {
         _target: &Path,
         reply: ReplyEntry,
     ) {
-        reply.error(error(Errno::EPERM));
+        reply.error(error(NOT_A_VOLUME));
     }
 
     fn link(
@@ -478,7 +460,7 @@ impl Filesystem for Edge {
         _name: &OsStr,
         reply: ReplyEntry,
     ) {
-        reply.error(error(Errno::EPERM));
+        reply.error(error(NOT_A_VOLUME));
     }
 
     fn access(&self, _request: &Request, _ino: INodeNo, _mask: AccessFlags, reply: ReplyEmpty) {
@@ -496,10 +478,7 @@ impl Filesystem for Edge {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let Some(what) = Allocate::of_mode(mode) else {
-            return reply.error(error(Errno::EOPNOTSUPP));
-        };
-        self.fs.fallocate(handle.0, offset, length, what, |outcome| empty(reply, outcome));
+        self.fs.fallocate(handle.0, offset, length, mode, |outcome| empty(reply, outcome));
     }
 
     fn lseek(
@@ -521,16 +500,20 @@ impl Filesystem for Edge {
         &self,
         _request: &Request,
         _ino_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
+        handle_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        handle_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // The kernel then copies by reading and writing.
-        reply.error(error(Errno::ENOSYS));
+        let from = Place { handle: handle_in.0, offset: offset_in };
+        let to = Place { handle: handle_out.0, offset: offset_out };
+        self.fs.copy_file_range(from, to, len, |outcome| match outcome {
+            Ok(copied) => reply.written(copied),
+            Err(errno) => reply.error(error(errno)),
+        });
     }
 }

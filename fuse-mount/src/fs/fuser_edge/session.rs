@@ -17,9 +17,10 @@ use fuser::{Config, MountOption, Session, SessionACL};
 use parking_lot::Mutex;
 
 use super::super::VolumeFs;
+use super::super::policy::WRITE_BYTES_MAX;
 use super::super::transport::{InUse, Transport};
 use super::super::uring::Rings;
-use super::{Edge, WRITE_BYTES_MAX};
+use super::Edge;
 
 /// How to mount.
 #[derive(Clone, Debug)]

@@ -7,16 +7,15 @@
 //!   ENTRY  128  nodeid, generation, valid, attr valid u64; their ns 2 x u32; attr
 //!   OPEN    16  fh u64, flags u32, -
 //!   CREATE 144  ENTRY, OPEN
-//!   WRITE    8  size u32, -
+//!   WRITE    8  size u32, -; also of COPY_FILE_RANGE
 //!   LSEEK    8  offset u64
 //!   STATFS  80  blocks, bfree, bavail, files, ffree u64; bsize, namelen, frsize u32; spare
 //!   READDIR     per name: ino u64, next offset u64, namelen u32, type u32, name, up to 8 bytes
 //! ```
-//! Times to live stay 0: the kernel asks again each time, as others change names and attributes
-//! behind its back.
 
 use super::super::handles::DirEntry;
 use super::super::inode::{Attr, Kind};
+use super::super::policy::{FILE_FLAGS, IO_BYTES_BEST, NAME_BYTES_MAX, TIME_TO_LIVE};
 use super::super::space::Space;
 use super::abi::put;
 
@@ -25,11 +24,9 @@ pub(super) const SMALL_BYTES_MAX: usize = 144;
 
 const ENTRY_BYTES: usize = 128;
 const ATTR_BYTES: usize = 88;
-const IO_BYTES_BEST: u32 = 4096;
-const NAME_BYTES_MAX: u32 = 255;
 
-/// Of `open` and `create`: no page cache, and writers side by side.
-const FILE_FLAGS: u32 = 1 | 1 << 6;
+// Times to live are left at 0.
+const _: () = assert!(TIME_TO_LIVE.is_zero());
 
 /// An answer of a fixed size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +88,7 @@ impl Small {
         Self::of(16, &[(0, &fh.to_ne_bytes())])
     }
 
-    /// Of `write`.
+    /// Of `write` and `copy_file_range`.
     pub(super) fn written(bytes: u32) -> Self {
         Self::of(8, &[(0, &bytes.to_ne_bytes())])
     }
@@ -119,9 +116,9 @@ impl Small {
 }
 
 fn attr_bytes(attr: &Attr) -> [u8; ATTR_BYTES] {
-    let (format, links): (u32, u32) = match attr.kind {
-        Kind::Directory => (libc::S_IFDIR, 2),
-        Kind::File => (libc::S_IFREG, 1),
+    let format = match attr.kind {
+        Kind::Directory => libc::S_IFDIR,
+        Kind::File => libc::S_IFREG,
     };
     let seconds = (attr.modified_ms / 1000).to_ne_bytes();
     let nanoseconds = ((attr.modified_ms % 1000) as u32 * 1_000_000).to_ne_bytes();
@@ -136,8 +133,8 @@ fn attr_bytes(attr: &Attr) -> [u8; ATTR_BYTES] {
         (48, &nanoseconds),
         (52, &nanoseconds),
         (56, &nanoseconds),
-        (60, &(format | attr.mode & 0o7777).to_ne_bytes()),
-        (64, &links.to_ne_bytes()),
+        (60, &(format | attr.permissions()).to_ne_bytes()),
+        (64, &attr.links().to_ne_bytes()),
         (68, &attr.uid.to_ne_bytes()),
         (72, &attr.gid.to_ne_bytes()),
         (80, &IO_BYTES_BEST.to_ne_bytes()),
@@ -148,12 +145,11 @@ fn attr_bytes(attr: &Attr) -> [u8; ATTR_BYTES] {
     bytes
 }
 
-/// Writes names from number `offset` on, as many as fit; returns the bytes written.
+/// Writes as many names as fit, numbered from `offset` on; returns the bytes written.
 pub(super) fn list(entries: &[DirEntry], offset: u64, into: &mut [u8]) -> usize {
     const HEAD_BYTES: usize = 24;
-    let start = usize::try_from(offset).unwrap_or(usize::MAX);
     let mut at = 0;
-    for (index, entry) in entries.iter().enumerate().skip(start) {
+    for (entry, next) in entries.iter().zip(offset.saturating_add(1)..) {
         let name = entry.name.as_bytes();
         let end = at + (HEAD_BYTES + name.len()).next_multiple_of(8);
         let Some(area) = into.get_mut(at..end) else { break };
@@ -163,7 +159,7 @@ pub(super) fn list(entries: &[DirEntry], offset: u64, into: &mut [u8]) -> usize 
             Kind::File => u32::from(libc::DT_REG),
         };
         put(area, 0, &entry.ino.to_ne_bytes());
-        put(area, 8, &(index as u64 + 1).to_ne_bytes());
+        put(area, 8, &next.to_ne_bytes());
         put(area, 16, &(name.len() as u32).to_ne_bytes());
         put(area, 20, &kind.to_ne_bytes());
         put(area, HEAD_BYTES, name);
@@ -225,10 +221,9 @@ mod tests {
         assert_eq!((u64_at(&room, 0), u64_at(&room, 8), u32_at(&room, 16)), (5, 1, 1));
         assert_eq!(room.get(24..32), Some(&b".\0\0\0\0\0\0\0"[..]));
         assert_eq!(room.get(56..), Some(&b"12345678"[..]));
-        assert_eq!(list(&entries, 2, &mut room), 32);
+        assert_eq!(list(&entries[2..], 2, &mut room), 32);
         assert_eq!(u64_at(&room, 8), 3);
-        assert_eq!(list(&entries, 3, &mut room), 0);
-        assert_eq!(list(&entries, u64::MAX, &mut room), 0);
+        assert_eq!(list(&[], u64::MAX, &mut room), 0);
         assert_eq!(list(&entries, 0, &mut []), 0);
     }
 }

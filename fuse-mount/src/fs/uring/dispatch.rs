@@ -1,9 +1,7 @@
 //! Requests to operations of [`VolumeFs`], outcomes to answers. What fuser's edge does, too.
 
 use super::super::errno::Errno;
-use super::super::handles::Handle;
-use super::super::inode::now_ms;
-use super::super::io::Allocate;
+use super::super::inode::{Attr, now_ms};
 use super::super::{Changes, Outcome, Owner, VolumeFs};
 use super::abi::Header;
 use super::answer::{self, Small};
@@ -42,39 +40,32 @@ pub(super) fn dispatch(
         Operation::SetAttr(wanted) => {
             fs.setattr(ino, changes(wanted), |changed| attributes(reply, changed));
         }
-        Operation::Mknod { mode, .. } if mode & libc::S_IFMT != libc::S_IFREG => {
-            reply.error(Errno::EPERM);
-        }
         Operation::Mknod { name, mode } => {
-            fs.create(ino, name, mode, owner, false, |made| {
-                entry(reply, made.map(|(attr, _)| attr));
-            });
+            fs.mknod(ino, name, mode, owner, |made| entry(reply, made));
         }
         Operation::Create { name, mode } => {
-            fs.create(ino, name, mode, owner, true, |made| {
+            fs.create(ino, name, mode, owner, |made| {
                 small(reply, made.map(|(attr, fh)| Small::created(&attr, fh)));
             });
         }
-        Operation::Mkdir { name } => {
-            log::warn!("mkdir {name:?}: a mount holds volumes, and volumes are files");
-            reply.error(Errno::EPERM);
-        }
+        Operation::Mkdir { name } => fs.mkdir(name, |outcome| reply.outcome(outcome)),
         Operation::Unlink { name } => fs.unlink(ino, name, |outcome| reply.outcome(outcome)),
-        // Without an overwriting rename, "do not replace" is what happens anyway.
-        Operation::Rename { flags, .. } if flags & !libc::RENAME_NOREPLACE != 0 => {
-            reply.error(Errno::EINVAL);
-        }
-        Operation::Rename { from, to, new_parent, .. } => {
-            fs.rename((ino, new_parent), from, to, |outcome| reply.outcome(outcome));
+        Operation::Rename { from, to, new_parent, flags } => {
+            fs.rename((ino, from), (new_parent, to), flags, |outcome| reply.outcome(outcome));
         }
         Operation::Open { flags } => {
-            let for_writing = flags as i32 & libc::O_ACCMODE != libc::O_RDONLY;
-            fs.open(ino, for_writing, |opened| small(reply, opened.map(Small::opened_file)));
+            fs.open(ino, flags as i32, |opened| small(reply, opened.map(Small::opened_file)));
         }
         Operation::OpenDir => {
             fs.opendir(ino, |opened| small(reply, opened.map(Small::opened_directory)));
         }
-        Operation::ReadDir { fh, offset, len } => read_directory(fs, fh, offset, len, reply),
+        Operation::ReadDir { fh, offset, len } => fs.readdir(fh, offset, |listed| match listed {
+            Ok(entries) => reply.fill(|payload| {
+                let room = payload.len().min(len as usize);
+                answer::list(entries, offset, payload.get_mut(..room).unwrap_or_default())
+            }),
+            Err(errno) => reply.error(errno),
+        }),
         Operation::Release { fh } => {
             fs.release(fh);
             reply.ok();
@@ -82,18 +73,17 @@ pub(super) fn dispatch(
         Operation::StatFs => {
             fs.statfs(|space| small(reply, space.map(|space| Small::space(&space))))
         }
-        Operation::Fallocate { fh, offset, length, mode } => match Allocate::of_mode(mode) {
-            Some(what) => {
-                fs.fallocate(fh, offset, length, what, |outcome| reply.outcome(outcome));
-            }
-            None => reply.error(Errno::EOPNOTSUPP),
-        },
+        Operation::Fallocate { fh, offset, length, mode } => {
+            fs.fallocate(fh, offset, length, mode, |outcome| reply.outcome(outcome));
+        }
         Operation::Lseek { fh, offset, whence } => {
             fs.lseek(fh, offset, whence, |found| small(reply, found.map(Small::offset)));
         }
-        Operation::Refused => reply.error(Errno::EPERM),
+        Operation::CopyFileRange { from, to, len } => {
+            fs.copy_file_range(from, to, len, |copied| small(reply, copied.map(Small::written)));
+        }
+        Operation::Refused(errno) => reply.error(errno),
         Operation::Agreed => reply.ok(),
-        Operation::Other => reply.error(Errno::ENOSYS),
     }
 }
 
@@ -116,22 +106,9 @@ fn write(
     fs.write(fh, offset, scratch, done(reply));
 }
 
-fn read_directory(fs: &VolumeFs, fh: u64, offset: u64, len: u32, reply: Reply) {
-    let handle = match fs.directory(fh) {
-        Ok(handle) => handle,
-        Err(errno) => return reply.error(errno),
-    };
-    let Handle::Directory(entries) = &*handle else { return reply.error(Errno::ENOTDIR) };
-    reply.fill(|payload| {
-        let room = payload.len().min(len as usize);
-        answer::list(entries, offset, payload.get_mut(..room).unwrap_or_default())
-    });
-}
-
 fn changes(wanted: SetAttr) -> Changes {
     let SetAttr { mode, uid, gid, size, modified } = wanted;
-    // The kernel sends the time of a truncate along; the resize notes that itself.
-    let modified_ms = modified.filter(|_| size.is_none()).map(|time| match time {
+    let modified_ms = modified.map(|time| match time {
         Time::Now => now_ms(),
         Time::Ms(ms) => ms,
     });
@@ -145,10 +122,10 @@ fn small(reply: Reply, outcome: Outcome<Small>) {
     }
 }
 
-fn entry(reply: Reply, outcome: Outcome<super::super::inode::Attr>) {
+fn entry(reply: Reply, outcome: Outcome<Attr>) {
     small(reply, outcome.map(|attr| Small::entry(&attr)));
 }
 
-fn attributes(reply: Reply, outcome: Outcome<super::super::inode::Attr>) {
+fn attributes(reply: Reply, outcome: Outcome<Attr>) {
     small(reply, outcome.map(|attr| Small::attr(&attr)));
 }

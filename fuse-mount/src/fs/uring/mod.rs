@@ -30,12 +30,13 @@
 //!   abi      the bytes of headers and commands      slots     the memory of entries
 //!   request  bytes -> operation                     queue     the ring and its thread
 //!   answer   attributes, names … -> bytes           reply     the answer, from any thread
-//!   dispatch operation -> VolumeFs -> answer
+//!   dispatch operation -> VolumeFs -> answer        opcode    the kernel's numbers
 //! ```
 
 pub(crate) mod abi;
 mod answer;
 mod dispatch;
+mod opcode;
 mod queue;
 mod reply;
 mod request;

@@ -18,12 +18,18 @@
 //!   RELEASE, FSYNC   fh u64                                              |
 //!   FALLOCATE        fh u64, offset u64, length u64, mode u32            |
 //!   LSEEK            fh u64, offset u64, whence u32                      |
+//!   COPY_FILE_RANGE  fh in u64, offset in u64, node out u64,             |
+//!                    fh out u64, offset out u64, len u64                 |
 //! ```
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
+use super::super::copy::Place;
+use super::super::errno::Errno;
+use super::super::policy::{NOT_A_VOLUME, NOT_OFFERED};
 use super::abi::{Header, u32_at, u64_at};
+use super::opcode;
 
 /// A request's operation. `fh` is what an open was answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,12 +96,15 @@ pub(super) enum Operation<'a> {
         offset: i64,
         whence: i32,
     },
-    /// Links and directories, of which there are none to be made or removed.
-    Refused,
+    CopyFileRange {
+        from: Place,
+        to: Place,
+        len: u64,
+    },
+    /// It always fails in this way.
+    Refused(Errno),
     /// Nothing is to be done.
     Agreed,
-    /// Not known here.
-    Other,
 }
 
 /// The new attributes that are looked at.
@@ -123,44 +132,52 @@ impl<'a> Operation<'a> {
         let offset = u64_at(bytes, 8);
         let name = || one_name(payload).map(|(name, _)| name);
         Some(match header.opcode {
-            1 => Self::Lookup { name: name()? },
-            3 => Self::GetAttr,
-            4 => Self::SetAttr(set_attr(bytes)),
-            8 => Self::Mknod { name: name()?, mode: u32_at(bytes, 0) },
-            9 => Self::Mkdir { name: name()? },
-            10 => Self::Unlink { name: name()? },
-            12 | 45 => {
+            opcode::LOOKUP => Self::Lookup { name: name()? },
+            opcode::GETATTR => Self::GetAttr,
+            opcode::SETATTR => Self::SetAttr(set_attr(bytes)),
+            opcode::MKNOD => Self::Mknod { name: name()?, mode: u32_at(bytes, 0) },
+            opcode::MKDIR => Self::Mkdir { name: name()? },
+            opcode::UNLINK => Self::Unlink { name: name()? },
+            opcode::RENAME | opcode::RENAME2 => {
                 let (from, rest) = one_name(payload)?;
                 let (to, _) = one_name(rest)?;
-                let flags = if header.opcode == 45 { u32_at(bytes, 8) } else { 0 };
+                let flags = if header.opcode == opcode::RENAME2 { u32_at(bytes, 8) } else { 0 };
                 Self::Rename { from, to, new_parent: u64_at(bytes, 0), flags }
             }
-            14 => Self::Open { flags: u32_at(bytes, 0) },
-            15 => Self::Read { fh, offset, len: u32_at(bytes, 16) },
-            16 => {
+            opcode::OPEN => Self::Open { flags: u32_at(bytes, 0) },
+            opcode::READ => Self::Read { fh, offset, len: u32_at(bytes, 16) },
+            opcode::WRITE => {
                 let len = usize::try_from(u32_at(bytes, 16)).ok()?;
                 Self::Write { fh, offset, data: payload.get(..len)? }
             }
-            17 => Self::StatFs,
-            18 | 29 => Self::Release { fh },
-            20 => Self::Fsync { fh },
-            27 => Self::OpenDir,
-            28 => Self::ReadDir { fh, offset, len: u32_at(bytes, 16) },
-            35 => Self::Create { name: name()?, mode: u32_at(bytes, 4) },
-            43 => Self::Fallocate {
+            opcode::STATFS => Self::StatFs,
+            opcode::RELEASE | opcode::RELEASEDIR => Self::Release { fh },
+            opcode::FSYNC => Self::Fsync { fh },
+            opcode::OPENDIR => Self::OpenDir,
+            opcode::READDIR => Self::ReadDir { fh, offset, len: u32_at(bytes, 16) },
+            opcode::CREATE => Self::Create { name: name()?, mode: u32_at(bytes, 4) },
+            opcode::FALLOCATE => Self::Fallocate {
                 fh,
                 offset,
                 length: u64_at(bytes, 16),
                 mode: u32_at(bytes, 24) as i32,
             },
-            46 => Self::Lseek { fh, offset: offset as i64, whence: u32_at(bytes, 16) as i32 },
-            // SYMLINK, RMDIR, LINK
-            6 | 11 | 13 => Self::Refused,
-            // FSYNCDIR: names are in the store before a create or rename is answered.
-            // ACCESS: with default permissions the kernel decides and does not ask.
-            // DESTROY: the end is noticed otherwise.
-            30 | 34 | 38 => Self::Agreed,
-            _ => Self::Other,
+            opcode::LSEEK => {
+                Self::Lseek { fh, offset: offset as i64, whence: u32_at(bytes, 16) as i32 }
+            }
+            opcode::COPY_FILE_RANGE => Self::CopyFileRange {
+                from: Place { handle: fh, offset },
+                to: Place { handle: u64_at(bytes, 24), offset: u64_at(bytes, 32) },
+                len: u64_at(bytes, 40),
+            },
+            opcode::SYMLINK | opcode::RMDIR | opcode::LINK => Self::Refused(NOT_A_VOLUME),
+            // Names are in the store before a create or rename is answered.
+            opcode::FSYNCDIR => Self::Agreed,
+            // With default permissions the kernel decides and does not ask.
+            opcode::ACCESS => Self::Agreed,
+            // The end is noticed otherwise.
+            opcode::DESTROY => Self::Agreed,
+            _ => Self::Refused(NOT_OFFERED),
         })
     }
 }
@@ -232,34 +249,40 @@ mod tests {
     #[test]
     fn data_and_offsets() {
         let fields: [(usize, &[u8]); 3] = [(0, &u64s(7)), (8, &u64s(4096)), (16, &u32s(3))];
-        let write = header(16, &fields);
+        let write = header(opcode::WRITE, &fields);
         let wanted = Operation::Write { fh: 7, offset: 4096, data: b"abc" };
         assert_eq!(Operation::of(&write, b"abc"), Some(wanted));
         assert_eq!(Operation::of(&write, b"ab"), None);
         let wanted = Operation::Read { fh: 7, offset: 4096, len: 3 };
-        assert_eq!(Operation::of(&header(15, &fields), b""), Some(wanted));
+        assert_eq!(Operation::of(&header(opcode::READ, &fields), b""), Some(wanted));
         let fields: [(usize, &[u8]); 4] =
             [(0, &u64s(7)), (8, &u64s(1)), (16, &u64s(2)), (24, &u32s(3))];
         let wanted = Operation::Fallocate { fh: 7, offset: 1, length: 2, mode: 3 };
-        assert_eq!(Operation::of(&header(43, &fields), b""), Some(wanted));
+        assert_eq!(Operation::of(&header(opcode::FALLOCATE, &fields), b""), Some(wanted));
         let fields: [(usize, &[u8]); 3] = [(0, &u64s(7)), (8, &u64s(u64::MAX)), (16, &u32s(4))];
         let wanted = Operation::Lseek { fh: 7, offset: -1, whence: 4 };
-        assert_eq!(Operation::of(&header(46, &fields), b""), Some(wanted));
+        assert_eq!(Operation::of(&header(opcode::LSEEK, &fields), b""), Some(wanted));
+        let fields: [(usize, Vec<u8>); 6] =
+            [1, 2, 3, 4, 5, 6].map(|nth: u64| ((nth as usize - 1) * 8, u64s(nth).to_vec()));
+        let fields = fields.each_ref().map(|(at, bytes)| (*at, &bytes[..]));
+        let (from, to) = (Place { handle: 1, offset: 2 }, Place { handle: 4, offset: 5 });
+        let wanted = Operation::CopyFileRange { from, to, len: 6 };
+        assert_eq!(Operation::of(&header(opcode::COPY_FILE_RANGE, &fields), b""), Some(wanted));
     }
 
     #[test]
     fn names_end_at_their_nul() {
         let (from, to) = (OsStr::new("a"), OsStr::new("bc"));
-        let rename = header(45, &[(0, &u64s(1)), (8, &u32s(1))]);
+        let rename = header(opcode::RENAME2, &[(0, &u64s(1)), (8, &u32s(1))]);
         let wanted = Operation::Rename { from, to, new_parent: 1, flags: 1 };
         assert_eq!(Operation::of(&rename, b"a\0bc\0"), Some(wanted));
         let wanted = Operation::Rename { from, to, new_parent: 1, flags: 0 };
         assert_eq!(
-            Operation::of(&header(12, &[(0, &u64s(1)), (8, &u32s(1))]), b"a\0bc\0"),
+            Operation::of(&header(opcode::RENAME, &[(0, &u64s(1)), (8, &u32s(1))]), b"a\0bc\0"),
             Some(wanted)
         );
         let wanted = Operation::Create { name: to, mode: 0o100600 };
-        let create = header(35, &[(0, &u32s(2)), (4, &u32s(0o100600))]);
+        let create = header(opcode::CREATE, &[(0, &u32s(2)), (4, &u32s(0o100600))]);
         assert_eq!(Operation::of(&create, b"bc\0"), Some(wanted));
     }
 
@@ -281,26 +304,29 @@ mod tests {
             size: Some(4096),
             modified: Some(Time::Ms(2005)),
         };
-        assert_eq!(Operation::of(&header(4, &fields), b""), Some(Operation::SetAttr(wanted)));
-        let all = header(4, &[(0, &u32s(u32::MAX)), (40, &u64s(u64::MAX))]);
+        assert_eq!(
+            Operation::of(&header(opcode::SETATTR, &fields), b""),
+            Some(Operation::SetAttr(wanted))
+        );
+        let all = header(opcode::SETATTR, &[(0, &u32s(u32::MAX)), (40, &u64s(u64::MAX))]);
         let Some(Operation::SetAttr(all)) = Operation::of(&all, b"") else { unreachable!() };
         assert_eq!((all.modified, all.uid), (Some(Time::Now), Some(0)));
-        let early = header(4, &[(0, &u32s(1 << 5)), (40, &u64s(u64::MAX))]);
+        let early = header(opcode::SETATTR, &[(0, &u32s(1 << 5)), (40, &u64s(u64::MAX))]);
         let Some(Operation::SetAttr(early)) = Operation::of(&early, b"") else { unreachable!() };
         assert_eq!(early.modified, Some(Time::Ms(0)));
     }
 
     #[test]
     fn cut_payloads_are_refused() {
-        for opcode in 0..=64 {
+        for number in 0..=64 {
             for payload in [&b""[..], b"x", b"\0", b"\0\0", b"x\0", b"x\0y", b"x\0\0"] {
-                let largest = header(opcode, &[(0, &[0xff; 128])]);
+                let largest = header(number, &[(0, &[0xff; 128])]);
                 let parsed = Operation::of(&largest, payload);
-                if matches!(opcode, 12 | 16 | 45) {
-                    assert_eq!(parsed, None, "opcode {opcode} with {payload:?}");
+                if matches!(number, opcode::RENAME | opcode::WRITE | opcode::RENAME2) {
+                    assert_eq!(parsed, None, "opcode {number} with {payload:?}");
                 }
             }
         }
-        assert_eq!(Operation::of(&header(1, &[]), b"no end"), None);
+        assert_eq!(Operation::of(&header(opcode::LOOKUP, &[]), b"no end"), None);
     }
 }

@@ -1,0 +1,198 @@
+//! Copies between volumes are made by the daemon, and are what reading and writing would give.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use common::copying::{copies_hold_what_a_model_holds, copy, copy_once, open};
+use common::disk::StoreDisk;
+use common::rng::Rng;
+use common::{Lab, MIB, Mount, Story, make_volume, tool, wait_for};
+
+const DEV_FUSE: &[&str] = &["--transport=dev-fuse"];
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn random(len: u64, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len as usize];
+    Rng::new(seed).fill(&mut bytes);
+    bytes
+}
+
+#[test]
+fn random_copies_hold_what_a_model_holds() {
+    need_mount!();
+    let lab = Lab::new();
+    let seed = Rng::seed_of_the_day();
+    let _story = Story(seed, &lab);
+    let mount = lab.mount(DEV_FUSE);
+    copies_hold_what_a_model_holds(&lab, &mount, &mut Rng::new(seed));
+    mount.unmount();
+}
+
+#[test]
+fn holes_are_not_copied_but_made() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let size = 64 << 30;
+    let source = open(&make_volume(&mount, "source", size));
+    let data = random(3 * MIB, 1);
+    for at in [5 * MIB + 512, size / 2, size - 3 * MIB] {
+        source.write_all_at(&data, at).unwrap();
+    }
+    let blocks = source.metadata().unwrap().blocks();
+    assert_eq!(blocks * 512, 9 * MIB);
+
+    // What was there before goes.
+    let target = open(&make_volume(&mount, "target", size));
+    target.write_all_at(&data, size / 4).unwrap();
+    assert_eq!(copy((&source, 0), (&target, 0), size), Ok(size));
+    assert_eq!(target.metadata().unwrap().blocks(), blocks);
+    // A file that is too short grows, also by holes.
+    let grown = open(&make_volume(&mount, "grown", 0));
+    assert_eq!(copy((&source, 0), (&grown, 0), size - 4 * MIB), Ok(size - 4 * MIB));
+    let shown = grown.metadata().unwrap();
+    assert_eq!((shown.len(), shown.blocks() * 512), (size - 4 * MIB, 6 * MIB));
+    let mut found = vec![0; data.len()];
+    for (file, at) in [(&target, 5 * MIB + 512), (&target, size - 3 * MIB), (&grown, size / 2)] {
+        file.read_exact_at(&mut found, at).unwrap();
+        assert!(found == data);
+    }
+    target.read_exact_at(&mut found, size / 4).unwrap();
+    assert!(found.iter().all(|byte| *byte == 0));
+    drop((source, target, grown));
+    mount.unmount();
+}
+
+#[test]
+fn one_request_is_no_longer_than_16_mib_of_data() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let data = random(40 * MIB, 2);
+    let source = open(&make_volume(&mount, "source", 40 * MIB));
+    source.write_all_at(&data, 0).unwrap();
+    let target = open(&make_volume(&mount, "target", 40 * MIB));
+    assert_eq!(copy_once((&source, 0), (&target, 0), 40 * MIB), Ok(16 * MIB));
+    assert_eq!(copy((&source, 0), (&target, 0), 40 * MIB), Ok(40 * MIB));
+    assert!(fs::read(mount.file("target")).unwrap() == data);
+    drop((source, target));
+    mount.unmount();
+}
+
+#[test]
+fn cp_makes_a_volume_as_sparse_as_the_first() {
+    need_mount!("cp", "cmp", "du");
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let (first, second) = (make_volume(&mount, "img1", 256 * MIB), mount.file("img2"));
+    let file = open(&first);
+    for at in [0, 100 * MIB + 1, 255 * MIB] {
+        file.write_all_at(&random(MIB, at), at).unwrap();
+    }
+    drop(file);
+    tool("cp", &["--reflink=auto", "--sparse=auto", text(&first), text(&second)]);
+    tool("cmp", &[text(&first), text(&second)]);
+    let used = |path: &Path| tool("du", &["-k", text(path)]).split('\t').next().unwrap().to_owned();
+    assert_eq!(used(&second), used(&first));
+    assert_eq!(fs::metadata(&second).unwrap().size(), 256 * MIB);
+
+    // A snapshot is a source like any other.
+    lab.ok(&["snapshot", "create", "img1@then"]);
+    open(&first).write_all_at(&random(MIB, 7), 0).unwrap();
+    let (then, third) = (mount.path().join(".snapshots/img1/then"), mount.file("img3"));
+    tool("cp", &["--reflink=auto", "--sparse=auto", text(&then), text(&third)]);
+    tool("cmp", &[text(&second), text(&third)]);
+    mount.unmount();
+}
+
+#[test]
+fn what_cannot_be_copied_is_refused() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(DEV_FUSE);
+    let source = open(&make_volume(&mount, "source", 4 * MIB));
+    source.write_all_at(&random(MIB, 3), 0).unwrap();
+    let path = make_volume(&mount, "target", 4 * MIB);
+    let target = open(&path);
+    assert_eq!(copy_once((&source, 4 * MIB), (&target, 0), 10), Ok(0));
+    assert_eq!(copy_once((&source, u64::MAX >> 1), (&target, 0), 10), Ok(0));
+    assert_eq!(copy_once((&source, 4 * MIB - 5), (&target, 0), 10), Ok(5));
+    assert_eq!(copy_once((&source, 0), (&source, MIB - 1), MIB), Err(libc::EINVAL));
+    assert_eq!(copy_once((&source, 0), (&source, MIB), MIB), Ok(MIB));
+    let reader = File::open(&path).unwrap();
+    assert_eq!(copy_once((&source, 0), (&reader, 0), 10), Err(libc::EBADF));
+    // As a write: no file is so large that it ends there.
+    let last = (1 << 63) - 512;
+    let write = target.write_at(&[1; 100], last).unwrap_err();
+    assert_eq!(write.raw_os_error(), Some(libc::EFBIG));
+    assert_eq!(copy_once((&source, 0), (&target, last), 100), Err(libc::EFBIG));
+    drop((source, target, reader));
+    mount.unmount();
+}
+
+#[test]
+fn copies_that_wait_for_the_store_hold_up_nothing_else() {
+    need_mount!("mkfs.ext4", "losetup", "fsfreeze");
+    const COPIES: usize = 10;
+    let disk = StoreDisk::new(1024);
+    let lab = Lab::with_store_on(&disk);
+    let flags = ["--log-size=32M", "--log-memory=8M", "--max-dirty-bytes=8M"];
+    let mount = lab.mount(&flags);
+    let targets: Vec<File> =
+        (0..COPIES).map(|nth| open(&make_volume(&mount, &nth.to_string(), 32 * MIB))).collect();
+    let path = make_volume(&mount, "source", 4 * MIB);
+    let (source, data) = (open(&path), random(4 * MIB, 4));
+    let frozen = disk.freeze();
+    source.write_all_at(&data, 0).unwrap();
+    thread::scope(|scope| {
+        let copies: Vec<_> = targets
+            .iter()
+            .map(|target| {
+                let source = &source;
+                scope.spawn(move || {
+                    (0..8).try_for_each(|nth| {
+                        let copied = copy((source, 0), (target, nth * 4 * MIB), 4 * MIB)?;
+                        if copied == 4 * MIB { Ok(()) } else { Err(0) }
+                    })
+                })
+            })
+            .collect();
+        wait_for("copies to fill their logs", || (waiting(&mount) >= 4).then_some(()));
+        // Neither what is answered at once nor what a thread of the pool is needed for waits.
+        let mut found = vec![0; data.len()];
+        File::open(&path).unwrap().read_exact_at(&mut found, 0).unwrap();
+        assert!(found == data);
+        open(&path).write_all_at(&data[..4096], 0).unwrap();
+        let room = Command::new("stat").args(["-f", text(mount.path())]).output().unwrap();
+        assert!(room.status.success());
+        assert!(copies.iter().all(|copy| !copy.is_finished()));
+        drop(frozen);
+        for copy in copies {
+            assert_eq!(copy.join().unwrap(), Ok(()));
+        }
+    });
+    for nth in 0..COPIES {
+        let found = fs::read(mount.file(nth.to_string())).unwrap();
+        assert!(found.chunks(data.len()).all(|part| part == data));
+    }
+    drop((source, targets));
+    mount.unmount();
+}
+
+/// Volumes whose dirty bytes are near the limit.
+fn waiting(mount: &Mount) -> usize {
+    let status = mount.status();
+    let volumes = status["volumes"].as_array().unwrap();
+    let dirty = volumes.iter().filter_map(|volume| volume["stats"]["dirty_bytes"].as_u64());
+    dirty.filter(|dirty| *dirty >= 6 * MIB).count()
+}
