@@ -16,6 +16,7 @@ pub(crate) struct Health {
     pub(crate) trims: AtomicU64,
     pub(crate) objects_put: AtomicU64,
     pub(crate) object_bytes_put: AtomicU64,
+    pub(crate) coalesced_bytes: AtomicU64,
     pub(crate) gc_moved_bytes: AtomicU64,
     pub(crate) gc_deleted_objects: AtomicU64,
     pub(crate) gc_deleted_bytes: AtomicU64,

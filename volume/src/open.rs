@@ -28,7 +28,7 @@ use crate::platform::Platform;
 use crate::poison::Poison;
 use crate::pool::Pool;
 use crate::read::Reader;
-use crate::recover::{Ownership, StreamState, Takeover, ownership, replay};
+use crate::recover::{Ownership, StreamState, Takeover, Won, ownership, replay};
 use crate::reenter::Claim;
 use crate::request_stats::RequestStats;
 use crate::rollback::Rollback;
@@ -368,7 +368,7 @@ impl Opening<'_> {
         state: &mut StreamState,
         log: &LogOnDisk,
         ours: bool,
-    ) -> Result<crate::recover::Won> {
+    ) -> Result<Won> {
         let platform = &self.around.platform;
         let stamp = |seq, epoch, state: &StreamState| self.stamp(seq, epoch, state);
         let step = |name| platform.failpoint(name).map_err(|e| Error::local(name, "pass", e));

@@ -50,6 +50,9 @@ pub struct VolumeStats {
     pub objects_put: u64,
     /// Bytes of objects created.
     pub object_bytes_put: u64,
+    /// Bytes written that were not sent, because a later write of the same batch replaced them.
+    #[serde(default)]
+    pub coalesced_bytes: u64,
     /// The highest object committed.
     pub committed_object: u64,
     /// From where on any moment can be had, if history is kept.
@@ -111,6 +114,7 @@ impl VolumeStats {
             trims: load(&health.trims),
             objects_put: load(&health.objects_put),
             object_bytes_put: load(&health.object_bytes_put),
+            coalesced_bytes: load(&health.coalesced_bytes),
             history: writer.and_then(|w| w.orders.history()),
             gc,
             requests: RequestStats::new(&core.requests(), load(&health.write_bytes)),

@@ -42,6 +42,8 @@ pub(crate) struct Batch {
     pub(crate) size_sectors: u64,
     /// The highest record in it.
     pub(crate) through: LogSeq,
+    /// Bytes written that a later record of the batch wrote again, or trimmed.
+    pub(crate) coalesced_bytes: u64,
     /// Of each extent where its content is now, if this is data to be moved.
     pub(crate) moved_from: Option<Vec<Place>>,
 }
@@ -62,6 +64,7 @@ impl Batch {
             resize: None,
             size_sectors,
             through,
+            coalesced_bytes: 0,
             moved_from: Some(places),
         }
     }
@@ -74,6 +77,8 @@ pub(crate) struct Builder {
     size_sectors: u64,
     pieces: BTreeMap<Lba, (u64, Source)>,
     live_bytes: u64,
+    /// Bytes written, overwritten ones included.
+    written_bytes: u64,
     /// Bytes of data up to the end of the newest record, overwritten ones included.
     data_bytes: u64,
     resize: Option<(LogSeq, u64)>,
@@ -88,6 +93,7 @@ impl Builder {
             size_sectors,
             pieces: BTreeMap::new(),
             live_bytes: 0,
+            written_bytes: 0,
             data_bytes: 0,
             resize: None,
             through: None,
@@ -121,6 +127,7 @@ impl Builder {
         self.data_bytes = payload.end as u64;
         match (head.kind, head.extent()) {
             (RecordKind::Write, Some(extent)) => {
+                self.written_bytes += extent.bytes();
                 self.put(extent, Source::Data(payload.start));
             }
             (RecordKind::Trim, Some(extent)) => self.put(extent, Source::Trim),
@@ -149,6 +156,7 @@ impl Builder {
             resize: full.resize,
             size_sectors: full.size_sectors,
             through,
+            coalesced_bytes: full.written_bytes - full.live_bytes,
             moved_from: None,
         })
     }
@@ -273,7 +281,9 @@ mod tests {
         let mut fed = Fed::new(1 << 20);
         let taken = (1..100_000).take_while(|seq| fed.write(*seq, 0, 8) == Offer::Taken).count();
         assert!((500..=512).contains(&taken), "{taken}");
-        assert_eq!(fed.seal().unwrap().extents.len(), 1);
+        let batch = fed.seal().unwrap();
+        assert_eq!(batch.extents.len(), 1);
+        assert_eq!(batch.coalesced_bytes, (taken as u64 - 1) * 8 * SECTOR_BYTES);
     }
 
     proptest! {

@@ -20,6 +20,7 @@ use crate::format::{
     CheckpointRef, DataHeader, FenceRecord, LeafRef, LogPoint, Nonce, ShortText, Stamp, Superblock,
 };
 use crate::gc::Cleaner;
+use crate::health::count;
 use crate::history_window::HistoryWindow;
 use crate::leaf_loader::LeafLoader;
 use crate::log::{LogTail, WriteLog};
@@ -274,6 +275,7 @@ impl Sequencer {
         let Some(batch) = self.builder.seal(|| self.tail.take(self.buffers.take())) else {
             return Ok(false);
         };
+        count(&self.core.health.coalesced_bytes, batch.coalesced_bytes);
         self.core.step("batch.sealed")?;
         self.sealed = batch.through;
         self.at.size_sectors = batch.size_sectors;
