@@ -1,0 +1,198 @@
+//! When a checkpoint is due, what it writes, and what follows once it is named.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Sequencer;
+use crate::batch::uploader::{Job, Uploaders};
+use crate::checkpoint::{Facts, Prepared, check_owner, name_checkpoint};
+use crate::error::{Error, Result};
+use crate::format::{CheckpointRef, ShortText, Stamp, Superblock};
+use crate::map::{LeafChange, LeafIndex, Pin};
+use crate::recover::pins;
+use crate::units::ObjectSeq;
+
+/// Checkpoints may take up so many times the room of the leaves that they are kept for...
+const MAP_SLACK: u64 = 2;
+/// ... and so many bytes more.
+const MAP_SLACK_BYTES: u64 = 4 << 20;
+
+/// A checkpoint is due when the leaves that changed take up one of so many parts of what leaves may.
+const PRESSED_PARTS: u64 = 4;
+
+/// What a checkpoint leaves alone although the head does not need it.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// By snapshots.
+    pins: Vec<Pin>,
+    /// As history: what died after this.
+    history: Option<ObjectSeq>,
+}
+
+impl Sequencer {
+    pub(super) fn checkpoint_if_due(
+        &mut self,
+        asked: Option<(bool, u64)>,
+        uploaders: &Uploaders,
+    ) -> Result<bool> {
+        if self.prepared.is_some() || self.publishing || !self.may_create() {
+            return Ok(false);
+        }
+        let clean = match asked {
+            // The last one says that nothing is in flight, so nothing may be.
+            Some((true, _)) if !self.in_flight.is_empty() => return Ok(false),
+            Some((clean, _)) => clean,
+            None if self.at.since_checkpoint >= self.core.config.checkpoint_objects.max(1) => false,
+            // The leaves must stay in memory until a checkpoint has them.
+            None if self.is_pressed(PRESSED_PARTS) => false,
+            None => return Ok(false),
+        };
+        self.core.step("checkpoint.begin")?;
+        let covers = self.at.committed;
+        let changed = self.changed_leaves()?;
+        let stamp = self.stamp();
+        let sectors = self.committed_sectors;
+        let facts = Facts { stamp, clean, covers, sectors, fences: &self.at.fences };
+        let (maps, newest) = (&self.core.maps, self.at.root.seq());
+        let entered = self.core.superblock.get().checkpoint.map(|checkpoint| checkpoint.seq);
+        let mut kept = Kept::default();
+        let history = &mut self.at.history;
+        let now_ms = self.core.platform.unix_millis();
+        let prepared = self.at.root.prepare(&facts, false, changed, |held| {
+            let mut maps = maps.write();
+            let objects = maps.objects_mut();
+            kept.pins = pins(&self.core.superblock.get());
+            objects.set_pins(kept.pins.clone());
+            // Checkpoints whose leaves were all written anew. The newest one stays, and the one
+            // that the superblock names, for it will be named beside the one that follows.
+            let of_map = objects.iter().filter(|(_, usage)| usage.is_map());
+            let useless: Vec<_> = of_map
+                .map(|(object, _)| object)
+                .filter(|object| *object < newest && Some(*object) != entered)
+                .filter(|object| !held.contains_key(object))
+                .collect();
+            for object in useless {
+                objects.bury(object, covers);
+            }
+            kept.history = history.advance(now_ms, objects);
+            objects.set_history(kept.history);
+            objects.condemn(covers);
+            objects.records(covers)
+        })?;
+        if self.core.config.history.is_on() {
+            // What dies from now on is up to the next one.
+            kept.history.get_or_insert(covers);
+        }
+        self.begin(stamp.seq, None);
+        let (head, body) = (prepared.head.clone(), Arc::clone(&prepared.body));
+        self.prepared = Some((prepared, kept));
+        self.is_last = clean;
+        self.at.since_checkpoint = 0;
+        if let Some((_, number)) = asked {
+            self.answers = number;
+            let mut orders = self.orders.state();
+            if orders.asked == number {
+                orders.checkpoint = None;
+            }
+        }
+        uploaders.submit(Job::Checkpoint { stamp, head, body });
+        Ok(true)
+    }
+
+    /// The leaves that the next checkpoint writes: those that changed and, where checkpoints take up
+    /// much more room than the leaves that they are kept for, those of the one with the fewest.
+    pub(super) fn changed_leaves(&self) -> Result<Vec<LeafChange>> {
+        let (mut changed, stored) = {
+            let maps = self.core.maps.read();
+            let of_map = maps.objects().iter().filter(|(_, u)| u.is_map() && !u.is_of_base());
+            let stored: u64 = of_map.map(|(_, usage)| usage.stored_bytes).sum();
+            (maps.clean().changed(), stored)
+        };
+        let root = &self.at.root;
+        let mut held = root.held();
+        held.retain(|object, _| *object > self.core.stream.base_through());
+        if stored > MAP_SLACK * held.values().sum::<u64>() + MAP_SLACK_BYTES
+            && let Some((sparse, _)) = held.iter().min_by_key(|(_, bytes)| **bytes)
+        {
+            let known: HashSet<_> = changed.iter().map(|change| change.index.get()).collect();
+            let more = root.leaves().values();
+            let more = more.filter(|at| at.object == *sparse && !known.contains(&at.index));
+            let _reading = self.core.readers.begin();
+            let taken = self.loader.load_all(more.copied().collect(), |at, leaf| {
+                let (index, last_change) = (LeafIndex::new(at.index), at.last_change);
+                changed.push(LeafChange { index, leaf: Some(Arc::new(leaf)), last_change });
+                Ok(())
+            });
+            match taken {
+                // The rest can wait for the next one.
+                Ok(()) | Err(Error::Store(_)) => {}
+                Err(error) => {
+                    return Err(crate::deposed::explain(&self.core, self.at.committed, error));
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    pub(super) fn is_pressed(&self, parts: u64) -> bool {
+        self.core.memory.is_pressed(&self.core.maps.read(), parts)
+    }
+
+    /// A checkpoint is committed: from now on recovery may start there.
+    pub(super) fn publish_checkpoint(&mut self, stamp: &Stamp, uploaders: &Uploaders) {
+        let Some((mut prepared, kept)) = self.prepared.take() else { return };
+        let covers = prepared.root.covers;
+        {
+            let bytes = (prepared.head.len() + prepared.body.len()) as u64;
+            let mut maps = self.core.maps.write();
+            maps.note_checkpoint(covers, prepared.root.leaves());
+            self.core.memory.settle(&mut maps);
+            maps.objects_mut().add(stamp.seq, 0, bytes);
+        }
+        self.at.history.add(covers, stamp.written_ms);
+        let history = self.at.history.begin();
+        self.orders.publish(|o| o.history = history);
+        self.condemned = std::mem::take(&mut prepared.condemned);
+        self.at.root = std::mem::take(&mut prepared.root);
+        self.publishing = true;
+        let checkpoint = CheckpointRef { seq: stamp.seq, covers };
+        let stamp = *stamp;
+        let host = ShortText::truncated(&self.core.platform.host_name());
+        let repinned = Arc::clone(&self.repinned);
+        repinned.store(false, Ordering::Relaxed);
+        let change = Box::new(move |superblock: &mut Superblock| {
+            check_owner(superblock, &stamp, checkpoint)?;
+            // It may condemn what a snapshot needs that was made meanwhile.
+            if pins(superblock).iter().any(|pin| !kept.pins.contains(pin)) {
+                repinned.store(true, Ordering::Relaxed);
+                return Ok(());
+            }
+            superblock.history = kept.history;
+            name_checkpoint(superblock, &stamp, checkpoint, &host);
+            Ok(())
+        });
+        let Prepared { changes, body, .. } = prepared;
+        uploaders.submit(Job::Publish { stamp, changes, body, change });
+    }
+
+    pub(super) fn published(&mut self) {
+        self.publishing = false;
+        let superblock = self.core.superblock.get();
+        self.core.maps.write().objects_mut().set_pins(pins(&superblock));
+        if self.repinned.swap(false, Ordering::Relaxed) {
+            let named = superblock.checkpoint.map_or(ObjectSeq::ZERO, |named| named.covers);
+            self.core.maps.write().objects_mut().reprieve(named);
+            // Another one, which knows them, is due at once.
+            self.condemned.clear();
+            self.at.since_checkpoint = self.core.config.checkpoint_objects.max(1);
+            if self.is_last {
+                self.orders.publish(|o| o.checkpoint = Some(true));
+            }
+            return;
+        }
+        self.cleaner.announce(std::mem::take(&mut self.condemned));
+        let answers = self.answers;
+        self.orders.publish(|o| o.answered = answers);
+    }
+}
