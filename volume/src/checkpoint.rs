@@ -17,7 +17,7 @@ use crate::format::{
 };
 use crate::map::{LeafChange, LeafIndex};
 use crate::stream::Stream;
-use crate::units::{ObjectSeq, SECTOR_BYTES};
+use crate::units::{Epoch, ObjectSeq, SECTOR_BYTES};
 
 /// The root of the newest checkpoint.
 #[derive(Clone, Debug, Default)]
@@ -169,10 +169,10 @@ impl Root {
     }
 }
 
-/// Fails if another writer has the volume, so that `checkpoint`, written with `stamp`, must not be named.
+/// Fails if the writer of `epoch`, whose newest checkpoint this is, has the volume no more.
 pub(crate) fn check_owner(
     superblock: &Superblock,
-    stamp: &Stamp,
+    epoch: Epoch,
     checkpoint: CheckpointRef,
 ) -> Result<()> {
     let volume = || superblock.name.as_str().to_owned();
@@ -181,7 +181,7 @@ pub(crate) fn check_owner(
     }
     // A newer checkpoint than ours is another writer's, too.
     let newer = superblock.checkpoint.is_some_and(|found| found.covers > checkpoint.covers);
-    if superblock.epoch > stamp.epoch || newer {
+    if superblock.epoch > epoch || newer {
         let by = format!("host {:?}", superblock.last_host.as_str());
         return Err(Error::Fenced { volume: volume(), by });
     }

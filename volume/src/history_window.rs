@@ -79,6 +79,14 @@ impl HistoryWindow {
         }
     }
 
+    /// Begins no earlier than where the superblock says that all has been kept since.
+    pub(crate) fn begin_after(&mut self, superblock: &Superblock) {
+        let covers = superblock.checkpoint.map(|named| named.covers);
+        if let Some(since) = superblock.history.or(covers) {
+            self.checkpoints = self.checkpoints.split_off(&since);
+        }
+    }
+
     /// Gives up what need not be kept at this time. Returns the number such that what died after it
     /// is kept, if anything is.
     pub(crate) fn advance(&mut self, now_ms: u64, objects: &ObjectTable) -> Option<ObjectSeq> {

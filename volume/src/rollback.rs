@@ -80,7 +80,7 @@ impl Rollback<'_> {
     ) -> Result<()> {
         let host = ShortText::truncated(&self.platform.host_name());
         self.superblock.update(|superblock: &mut Superblock| {
-            check_owner(superblock, &stamp, checkpoint)?;
+            check_owner(superblock, stamp.epoch, checkpoint)?;
             name_checkpoint(superblock, &stamp, checkpoint, &host);
             Ok(())
         })?;

@@ -68,6 +68,11 @@ pub struct VolumeStats {
 }
 
 impl VolumeStats {
+    /// The state in which all is well.
+    pub const HEALTHY: &str = "healthy";
+    /// The state in which the store does not answer.
+    pub const DEGRADED: &str = "degraded";
+
     pub(crate) fn of(core: &Core, writer: Option<&Writer>) -> Self {
         let health = &core.health;
         let trouble = health.trouble();
@@ -77,8 +82,8 @@ impl VolumeStats {
             (Some(Error::Deleted(_)), ..) => "deleted",
             (Some(_), ..) => "failed",
             (None, None, _) => "read-only",
-            (None, Some(_), Some(_)) => "degraded",
-            (None, Some(_), None) => "healthy",
+            (None, Some(_), Some(_)) => Self::DEGRADED,
+            (None, Some(_), None) => Self::HEALTHY,
         };
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let age = writer

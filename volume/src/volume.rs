@@ -366,7 +366,7 @@ impl Volume {
         now: bool,
         progress: &mut dyn FnMut(GcReport) -> bool,
     ) -> Result<GcReport> {
-        self.wish(Wish { target: target.min(100), now, apart: false }, progress)
+        self.wish(Wish { target: target.min(100), now, leave_base: false }, progress)
     }
 
     /// Has the cleaner do something; `progress` may break it off.

@@ -38,6 +38,9 @@ pub(super) fn parse_retention(text: &str) -> Result<HistoryRetention, String> {
         return Ok(retention);
     }
     for part in text.split_whitespace() {
+        if part.ends_with('m') {
+            return Err(format!("{part:?} may be minutes or megabytes: write min or M"));
+        }
         let is_second = match parse_some_duration(part) {
             Ok(age) if part.ends_with(char::is_alphabetic) => retention.age.replace(age).is_some(),
             _ => retention.bytes.replace(parse_bytes(part).map_err(|_| wrong())?).is_some(),

@@ -6,7 +6,8 @@
 //! ```
 //! A hole is never read, and is a hole in the target as well. A copy runs on a thread of its own pool
 //! and waits there: for the source's data, and for the target's log where that slows writers down. So
-//! copies hold up other copies, and nothing else.
+//! copies hold up other copies; and, where pieces do not begin and end with sectors of the target, which
+//! are read and written back by the engine's threads for misses, those as well while the log is full.
 //!
 //! An answer may be short, and whoever copies asks for the rest. It counts what was copied without a
 //! gap: an error is told only where nothing was.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use jiff::Timestamp;
-use lsvd_volume::{Engine, Error, Uuid, Volume, VolumeName};
+use lsvd_volume::{Engine, Error, Uuid, Volume, VolumeName, VolumeStats};
 
 use super::plan::{Plan, plan};
 use super::{Schedule, Schedules};
@@ -92,11 +92,11 @@ impl Keeper {
 fn look_after(engine: &Engine, volume: &Volume, schedule: &Schedule, now: Timestamp) -> Result<()> {
     let known = engine.known_snapshots(volume);
     match volume.stats().state.as_str() {
-        "healthy" => {}
-        "degraded" if plan(schedule, now, &known, |_| Ok(true))? == Plan::default() => {
+        VolumeStats::HEALTHY => {}
+        VolumeStats::DEGRADED if plan(schedule, now, &known, |_| Ok(true))? == Plan::default() => {
             return Ok(());
         }
-        "degraded" => bail!("the store does not answer"),
+        VolumeStats::DEGRADED => bail!("the store does not answer"),
         // It is no longer this host's to look after.
         _ => return Ok(()),
     }

@@ -67,7 +67,7 @@ const PRESSED_256THS: u64 = 64;
 const URGENT_POINTS: u64 = 20;
 
 /// Checkpoints after which the map of a clone must have left its base.
-const CHECKPOINTS_TO_PART: usize = 4;
+const CHECKPOINTS_TO_LEAVE: usize = 4;
 
 /// Objects deleted before it is looked whether to leave off.
 const DELETE_AT_ONCE: usize = 1000;
@@ -117,7 +117,7 @@ pub(crate) struct Wish {
     /// Without regard to bandwidth and writers.
     pub(crate) now: bool,
     /// Nothing is to be needed of a base any more.
-    pub(crate) apart: bool,
+    pub(crate) leave_base: bool,
 }
 
 /// What others leave for the cleaner, and it for them.
@@ -205,7 +205,7 @@ impl Cleaner {
         desk.wanted = Some(desk.wanted.map_or(wish, |other| Wish {
             target: other.target.max(wish.target),
             now: other.now || wish.now,
-            apart: other.apart || wish.apart,
+            leave_base: other.leave_base || wish.leave_base,
         }));
         desk.taken_back = false;
         desk.asked += 1;
@@ -265,15 +265,19 @@ impl Cleaner {
                 Work::End => return Ok(()),
                 Work::Delete(condemned) => self.delete(condemned),
                 Work::Clean { target } => self
-                    .clean(Wish { target, now: false, apart: false })
+                    .clean(Wish { target, now: false, leave_base: false })
                     .and_then(|()| self.settle()),
                 Work::Settle => self.settle(),
                 Work::Asked { wish, asked } => {
-                    let outcome = self.do_all(wish);
+                    // That it cannot leave a base is no harm to the volume.
+                    let (answer, outcome) = match self.do_all(wish) {
+                        Ok(answer) => (answer, Ok(())),
+                        Err(error) => (Err(error.clone()), Err(error)),
+                    };
                     let mut desk = self.desk.lock();
                     desk.taken_back = false;
                     desk.answered = asked;
-                    desk.outcome = Some(outcome.clone());
+                    desk.outcome = Some(answer);
                     self.changed.notify_all();
                     outcome
                 }
@@ -382,7 +386,7 @@ impl Cleaner {
             let victims = {
                 let maps = core.maps.read();
                 let spared = |object: ObjectSeq| spared.contains(&object);
-                let of_base = if wish.apart {
+                let of_base = if wish.leave_base {
                     policy::of_base(maps.objects(), limit, spared)
                 } else {
                     Vec::new()
@@ -485,35 +489,35 @@ impl Cleaner {
         Ok(())
     }
 
-    fn do_all(&self, wish: Wish) -> Result<()> {
+    /// Does all that is wished; the inner result says whether the volume left its base, if it should.
+    fn do_all(&self, wish: Wish) -> Result<Result<()>> {
         self.clean(wish)?;
-        if wish.apart {
-            self.part()?;
-        }
+        let left = if wish.leave_base { self.leave_base()? } else { Ok(()) };
         if self.core.config.history.is_on() {
             // What has left the window of history is dead from the next checkpoint on.
             self.checkpoint()?;
         }
         self.settle()?;
-        self.delete_announced()
+        self.delete_announced()?;
+        Ok(left)
     }
 
     /// Has the map leave the base, from which all data was moved.
-    fn part(&self) -> Result<()> {
+    fn leave_base(&self) -> Result<Result<()>> {
         let used = policy::of_base(self.core.maps.read().objects(), 1, |_| false);
         if let Some(Victim { object, .. }) = used.first() {
             let detail = "it could not be copied, and the volume needs it";
-            return Err(Error::damaged(self.core.stream.describe(*object), detail));
+            return Ok(Err(Error::damaged(self.core.stream.describe(*object), detail)));
         }
         // The newest one stays, and the one that the superblock names: so one is not enough.
-        for _ in 0..CHECKPOINTS_TO_PART {
-            if !self.core.maps.read().objects().needs_base() {
-                return self.wait_for_readers();
-            }
+        for _ in 0..CHECKPOINTS_TO_LEAVE {
             self.checkpoint()?;
+            if !self.core.maps.read().objects().needs_base() {
+                return self.wait_for_readers().map(Ok);
+            }
         }
         let by = "its map is not out of its base yet; try again".to_owned();
-        Err(Error::InUse { volume: self.core.name().to_string(), by })
+        Ok(Err(Error::InUse { volume: self.core.name().to_string(), by }))
     }
 
     /// Waits until every read that has begun is over.

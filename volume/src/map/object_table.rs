@@ -176,9 +176,10 @@ impl ObjectTable {
     }
 
     fn is_pinned(&self, object: ObjectSeq, dead_since: ObjectSeq) -> bool {
-        if self.is_history(dead_since) {
-            return true;
-        }
+        self.is_history(dead_since) || self.is_in_snapshot(object, dead_since)
+    }
+
+    fn is_in_snapshot(&self, object: ObjectSeq, dead_since: ObjectSeq) -> bool {
         let before = self.pins.partition_point(|pin| pin.covers < dead_since);
         let last = before.checked_sub(1).and_then(|last| self.pins.get(last));
         last.is_some_and(|pin| object <= pin.through)
@@ -279,14 +280,17 @@ impl ObjectTable {
         }
     }
 
-    /// Condemns what is dead at `covers`; what was condemned before stays so. Forgets what is dead of
-    /// a base.
-    pub fn condemn(&mut self, covers: ObjectSeq) {
-        let mut of_base = Vec::new();
+    /// Condemns what is dead at `covers`, and returns it; what was condemned before stays so. Forgets
+    /// what is dead of a base.
+    pub fn condemn(&mut self, covers: ObjectSeq) -> Vec<ObjectSeq> {
+        let (mut of_base, mut condemned) = (Vec::new(), Vec::new());
         for (object, usage) in &mut self.objects {
             match usage.class {
-                Class::Dead => {
-                    usage.condemned |= usage.dead_since.is_some_and(|since| since <= covers);
+                Class::Dead
+                    if !usage.condemned && usage.dead_since.is_some_and(|at| at <= covers) =>
+                {
+                    usage.condemned = true;
+                    condemned.push(*object);
                 }
                 Class::Base if usage.dead_since.is_some() => of_base.push(*object),
                 _ => {}
@@ -295,17 +299,15 @@ impl ObjectTable {
         for object in of_base {
             self.forget(object);
         }
+        condemned
     }
 
-    /// Takes back what was condemned by a checkpoint that could not be named, as far as snapshots need it.
-    /// The one that is named covers `named`, and what that condemned may be gone.
-    pub fn reprieve(&mut self, named: ObjectSeq) {
-        let needed = self.objects.iter().filter(|(object, usage)| {
-            let since = usage.dead_since.filter(|since| usage.condemned && *since > named);
-            since.is_some_and(|since| self.is_pinned(**object, since))
-        });
-        for object in needed.map(|(&object, _)| object).collect::<Vec<_>>() {
-            self.change(object, |usage| usage.condemned = false);
+    /// Takes back what was condemned by a checkpoint that was not named, and by no other.
+    pub fn reprieve(&mut self, condemned: &[ObjectSeq]) {
+        for object in condemned {
+            if self.objects.contains_key(object) {
+                self.change(*object, |usage| usage.condemned = false);
+            }
         }
     }
 
@@ -406,11 +408,14 @@ impl ObjectTable {
         bytes
     }
 
-    /// Bytes in the store of what died after `since`, and is there.
+    /// Bytes in the store of what died after `since`, is there, and in no snapshot.
     pub fn dead_bytes_after(&self, since: ObjectSeq) -> u64 {
-        let own = self.objects.range(self.base_through.next()..).map(|(_, usage)| usage);
-        let dead = own.filter(|u| !u.condemned && u.dead_since.is_some_and(|dead| dead > since));
-        dead.map(|usage| usage.stored_bytes).sum()
+        let own = self.objects.range(self.base_through.next()..);
+        let dead = own.filter(|(object, usage)| {
+            let dead = usage.dead_since.filter(|dead| !usage.condemned && *dead > since);
+            dead.is_some_and(|dead| !self.is_in_snapshot(**object, dead))
+        });
+        dead.map(|(_, usage)| usage.stored_bytes).sum()
     }
 
     fn sum(&self, class: Class) -> Usage {
@@ -537,14 +542,19 @@ mod tests {
         assert_eq!((table.condemned().count(), table.pinned()), (0, usage(100, 5000, 0)));
         assert_eq!(table.dead(), usage(0, 0, 0));
         table.set_pins(vec![Pin { covers: seq(10), through: seq(12) }]);
-        table.condemn(seq(20));
-        assert_eq!(table.condemned().collect::<Vec<_>>(), [A], "dead before that one began");
+        assert_eq!(table.condemn(seq(20)), [A], "dead before that one began");
+        assert_eq!(table.condemn(seq(20)), [], "it is known");
         table.set_pins(vec![Pin { covers: seq(9), through: seq(9) }]);
         assert_eq!(table.condemned().count(), 1, "what may be gone is not had back");
-        table.reprieve(seq(10));
-        assert_eq!(table.condemned().count(), 1, "not even after a checkpoint that has no name");
-        table.reprieve(seq(8));
+        table.reprieve(&[]);
+        assert_eq!(
+            table.condemned().count(),
+            1,
+            "not even after another checkpoint that has no name"
+        );
+        table.reprieve(&[A, seq(77)]);
         assert_eq!((table.condemned().count(), table.pinned().data_sectors), (0, 100));
+        assert_eq!(table.iter().len(), 2);
     }
 
     #[test]
@@ -557,8 +567,9 @@ mod tests {
         table.set_pins(vec![pin]);
         table.set_history(Some(seq(10)));
         assert_eq!(table.exclusive_bytes(&[pin]), [5000], "B is history as well");
-        assert_eq!((table.dead_bytes_after(seq(9)), table.dead_bytes_after(seq(10))), (7000, 2000));
+        assert_eq!(table.dead_bytes_after(seq(9)), 0, "the snapshot has both");
         table.set_pins(Vec::new());
+        assert_eq!((table.dead_bytes_after(seq(9)), table.dead_bytes_after(seq(10))), (7000, 2000));
         table.condemn(seq(30));
         assert_eq!(
             (table.condemned().collect::<Vec<_>>(), table.pinned().data_sectors),

@@ -227,7 +227,8 @@ impl Engine {
             Some(open) => open.core.superblock.get(),
             None => self.catalog.find(name)?.get(),
         };
-        let Some(base) = superblock.bases.last() else { return Ok(None) };
+        let last = superblock.bases.last().filter(|base| !base.is_cut());
+        let Some(base) = last else { return Ok(None) };
         let found = match self.waits_for_store() {
             true => None,
             false => SuperblockCell::open(&self.store(), base.volume).unwrap_or_else(|error| {
@@ -304,7 +305,7 @@ fn is_needed(
 }
 
 /// Takes a clone from a snapshot's list; a snapshot that is there for clones goes with its last.
-pub(super) fn drop_clone(cell: &SuperblockCell, snapshot: u64, clone: Uuid) -> Result<()> {
+fn drop_clone(cell: &SuperblockCell, snapshot: u64, clone: Uuid) -> Result<()> {
     cell.update(|superblock| {
         let mut all = superblock.snapshots.iter_mut();
         if let Some(kept) = all.find(|kept| kept.id == snapshot) {

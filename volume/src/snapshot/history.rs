@@ -84,7 +84,7 @@ impl Engine {
             let mut made = None;
             self.step("history.begin")?;
             cell.try_update(|now| {
-                if now.checkpoint != Some(newest) {
+                if now.checkpoint != Some(newest) || now.bases != superblock.bases {
                     return Ok(false);
                 }
                 if now.state == VolumeState::Deleting {

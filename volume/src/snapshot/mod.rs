@@ -166,6 +166,7 @@ impl Engine {
         let header = crate::checkpoint::read_checkpoint(&stream, newest.seq)?;
         let mut objects = ObjectTable::of_records(&header.objects, stream.base_through());
         objects.set_pins(pins);
+        objects.set_history(superblock.history);
         Ok(objects)
     }
 

@@ -67,9 +67,10 @@ fn assert_whole(running: &Running, made: &Made) {
 }
 
 /// The first host is paused before such a request; `taken` says that the second one takes over then.
-fn paused_at(seed: u64, op: Op, pattern: &str, taken: bool) -> usize {
+fn paused_at(seed: u64, op: Op, pattern: &str, taken: bool, history: Option<u64>) -> usize {
     let mut world = World::new(seed, 1);
     patient(&mut world);
+    world.config.history.bytes = history;
     // Only when asked to.
     world.config.gc_start_percent = 0;
     let (first, volume) = world.boot_and_check();
@@ -81,6 +82,10 @@ fn paused_at(seed: u64, op: Op, pattern: &str, taken: bool) -> usize {
     for _ in 0..6 {
         let object = wear(&mut world, &volume, 2);
         moments.push((object, content(&volume)));
+        if history.is_some() {
+            // A checkpoint, and so another place where the window may begin.
+            volume.collect(95, true, &mut |_| true).unwrap();
+        }
     }
     let held = first.store.hold(op, pattern);
     let collecting = {
@@ -130,9 +135,20 @@ fn paused_at(seed: u64, op: Op, pattern: &str, taken: bool) -> usize {
 #[test]
 fn clones_made_beside_a_paused_cleaner_stay_whole() {
     for (seed, taken) in [(300, false), (301, true)] {
-        let before_naming = paused_at(seed, Op::Replace, "data/*", taken);
-        let before_deletes = paused_at(seed, Op::Delete, "*/o/*", taken);
+        let before_naming = paused_at(seed, Op::Replace, "data/*", taken, None);
+        let before_deletes = paused_at(seed, Op::Delete, "*/o/*", taken, None);
         println!("taken over: {taken}; clones: {before_naming} and {before_deletes}");
         assert!(before_naming > before_deletes || taken, "what is not condemned can be had");
+    }
+}
+
+/// What leaves the window of history with the checkpoint under way was kept by the one that is named.
+#[test]
+fn clones_of_what_is_about_to_leave_the_window_of_history_stay_whole() {
+    for (seed, bytes) in [(302, 200 << 10), (303, 400 << 10), (304, 800 << 10)] {
+        for taken in [false, true] {
+            let made = paused_at(seed, Op::Replace, "data/*", taken, Some(bytes));
+            println!("{bytes} bytes of history, taken over: {taken}; clones: {made}");
+        }
     }
 }

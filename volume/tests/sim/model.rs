@@ -97,7 +97,7 @@ impl Model {
             next: 1,
             history: HistoryRetention {
                 age: seed.is_multiple_of(3).then_some(Duration::from_hours(24)),
-                bytes: None,
+                bytes: (seed % 3 == 1).then_some(200 << 10),
             },
             memory: if seed.is_multiple_of(2) { 0 } else { 64 << 20 },
         };
@@ -275,7 +275,13 @@ impl Model {
                 self.expected.insert(new, Expected { blocks, ..Expected::default() });
             }
             // It was collected.
-            Err(Error::NoSuchMoment { .. }) if !is_kept => {}
+            Err(Error::NoSuchMoment { .. }) => {
+                let begin = self.volume(&of).stats().history;
+                let is_in_window = begin.is_some_and(|begin| begin.object <= object);
+                assert!(!is_in_window, "{of}: object {object}, and all is kept since {begin:?}");
+                let is_forever = self.history.age.is_some();
+                assert!(!(is_kept && is_forever), "{of}: object {object}");
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -21,13 +21,17 @@ const MAP_SLACK_BYTES: u64 = 4 << 20;
 /// A checkpoint is due when the leaves that changed take up one of so many parts of what leaves may.
 const PRESSED_PARTS: u64 = 4;
 
-/// What a checkpoint leaves alone although the head does not need it.
+/// What a checkpoint takes for needed by others than the head, and what not.
 #[derive(Default)]
 pub(super) struct Kept {
-    /// By snapshots.
+    /// The checkpoint that the superblock named.
+    named: Option<CheckpointRef>,
+    /// What snapshots need.
     pins: Vec<Pin>,
-    /// As history: what died after this.
+    /// What died after this is history.
     history: Option<ObjectSeq>,
+    /// What it condemns that no checkpoint before it did.
+    condemned: Vec<ObjectSeq>,
 }
 
 impl Sequencer {
@@ -55,14 +59,16 @@ impl Sequencer {
         let sectors = self.committed_sectors;
         let facts = Facts { stamp, clean, covers, sectors, fences: &self.at.fences };
         let (maps, newest) = (&self.core.maps, self.at.root.seq());
-        let entered = self.core.superblock.get().checkpoint.map(|checkpoint| checkpoint.seq);
-        let mut kept = Kept::default();
+        let superblock = self.core.superblock.get();
+        let entered = superblock.checkpoint.map(|checkpoint| checkpoint.seq);
+        let mut kept =
+            Kept { pins: pins(&superblock), named: superblock.checkpoint, ..Kept::default() };
         let history = &mut self.at.history;
+        history.begin_after(&superblock);
         let now_ms = self.core.platform.unix_millis();
         let prepared = self.at.root.prepare(&facts, false, changed, |held| {
             let mut maps = maps.write();
             let objects = maps.objects_mut();
-            kept.pins = pins(&self.core.superblock.get());
             objects.set_pins(kept.pins.clone());
             // Checkpoints whose leaves were all written anew. The newest one stays, and the one
             // that the superblock names, for it will be named beside the one that follows.
@@ -77,7 +83,7 @@ impl Sequencer {
             }
             kept.history = history.advance(now_ms, objects);
             objects.set_history(kept.history);
-            objects.condemn(covers);
+            kept.condemned = objects.condemn(covers);
             objects.records(covers)
         })?;
         if self.core.config.history.is_on() {
@@ -141,7 +147,7 @@ impl Sequencer {
 
     /// A checkpoint is committed: from now on recovery may start there.
     pub(super) fn publish_checkpoint(&mut self, stamp: &Stamp, uploaders: &Uploaders) {
-        let Some((mut prepared, kept)) = self.prepared.take() else { return };
+        let Some((mut prepared, mut kept)) = self.prepared.take() else { return };
         let covers = prepared.root.covers;
         {
             let bytes = (prepared.head.len() + prepared.body.len()) as u64;
@@ -154,6 +160,7 @@ impl Sequencer {
         let history = self.at.history.begin();
         self.orders.publish(|o| o.history = history);
         self.condemned = std::mem::take(&mut prepared.condemned);
+        self.newly_condemned = std::mem::take(&mut kept.condemned);
         self.at.root = std::mem::take(&mut prepared.root);
         self.publishing = true;
         let checkpoint = CheckpointRef { seq: stamp.seq, covers };
@@ -162,13 +169,17 @@ impl Sequencer {
         let repinned = Arc::clone(&self.repinned);
         repinned.store(false, Ordering::Relaxed);
         let change = Box::new(move |superblock: &mut Superblock| {
-            check_owner(superblock, &stamp, checkpoint)?;
-            // It may condemn what a snapshot needs that was made meanwhile.
-            if pins(superblock).iter().any(|pin| !kept.pins.contains(pin)) {
+            check_owner(superblock, stamp.epoch, checkpoint)?;
+            // It may condemn what a snapshot needs that was made meanwhile. And a deposed writer's
+            // late one may have condemned what this one takes for kept.
+            let is_named = [kept.named, Some(checkpoint)].contains(&superblock.checkpoint);
+            if !is_named || pins(superblock).iter().any(|pin| !kept.pins.contains(pin)) {
                 repinned.store(true, Ordering::Relaxed);
                 return Ok(());
             }
-            superblock.history = kept.history;
+            // It may begin later since: a clone was cut off from its base.
+            superblock.history =
+                kept.history.max(superblock.history.filter(|_| kept.history.is_some()));
             name_checkpoint(superblock, &stamp, checkpoint, &host);
             Ok(())
         });
@@ -181,8 +192,8 @@ impl Sequencer {
         let superblock = self.core.superblock.get();
         self.core.maps.write().objects_mut().set_pins(pins(&superblock));
         if self.repinned.swap(false, Ordering::Relaxed) {
-            let named = superblock.checkpoint.map_or(ObjectSeq::ZERO, |named| named.covers);
-            self.core.maps.write().objects_mut().reprieve(named);
+            let condemned = std::mem::take(&mut self.newly_condemned);
+            self.core.maps.write().objects_mut().reprieve(&condemned);
             // Another one, which knows them, is due at once.
             self.condemned.clear();
             self.at.since_checkpoint = self.core.config.checkpoint_objects.max(1);

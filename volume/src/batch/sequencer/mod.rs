@@ -111,6 +111,8 @@ pub(crate) struct Sequencer {
     repinned: Arc<AtomicBool>,
     /// What the checkpoint being published condemns.
     condemned: Vec<ObjectSeq>,
+    /// Those of them that no checkpoint before it had condemned.
+    newly_condemned: Vec<ObjectSeq>,
     /// How many of the requests for a checkpoint it answers.
     answers: u64,
     /// The highest record sealed.
@@ -152,6 +154,7 @@ impl Sequencer {
             is_last: false,
             repinned: Arc::default(),
             condemned: Vec::new(),
+            newly_condemned: Vec::new(),
             answers: 0,
             sealed: at.log_seq,
             at,
