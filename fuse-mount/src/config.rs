@@ -147,6 +147,14 @@ impl Settings {
         }
     }
 
+    /// For a command that has the store to itself for a moment: where nothing is said of history, what
+    /// a mount has kept of it stays.
+    pub(crate) fn leave_history(mut self) -> Self {
+        let own = self.per_volume.values_mut();
+        own.chain([&mut self.volume]).for_each(VolumeSettings::leave_history);
+        self
+    }
+
     /// The volumes that have settings of their own.
     pub(crate) fn volume_configs(&self) -> impl Iterator<Item = (&str, VolumeConfig)> {
         self.per_volume.iter().map(|(name, settings)| (name.as_str(), settings.config()))

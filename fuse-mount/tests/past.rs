@@ -73,9 +73,7 @@ fn a_moment_in_the_window_of_history_is_had_whatever_was_cleaned() {
     let flags = [FLAGS, &["--history-retention=1h 1G"]].concat();
     let mount = lab.mount(&flags);
     let path = make_volume(&mount, "v.img", SIZE);
-    fill(&lab, &path, 1);
-    // The window begins with a checkpoint.
-    lab.ok(&["gc", "v.img", "--now"]);
+    // From the first write on.
     let then = fill(&lab, &path, 2);
     let file = File::open(&path).unwrap();
     let stats = lab.json(&["info", "v.img"])["live"].clone();
@@ -93,8 +91,14 @@ fn a_moment_in_the_window_of_history_is_had_whatever_was_cleaned() {
     assert!(fs::read(mount.file("undo.img")).unwrap() == then);
     lab.ok(&["delete", "undo.img"]);
     mount.unmount();
+    // Commands without a mount leave it alone.
+    lab.ok(&["snapshot", "create", "v.img@late"]);
+    lab.ok(&["gc", "v.img", "--now"]);
+    lab.ok(&["clone", &moment, "undo.img"]);
+    lab.ok(&["delete", "undo.img"]);
+    lab.ok(&["snapshot", "delete", "v.img@late"]);
 
-    // Without it the past is collected.
+    // A mount without it collects the past.
     let mount = lab.mount(FLAGS);
     let file = File::options().write(true).open(mount.file("v.img")).unwrap();
     file.write_all_at(&[1; 4096], 0).unwrap();
@@ -102,7 +106,7 @@ fn a_moment_in_the_window_of_history_is_had_whatever_was_cleaned() {
     lab.run(&["clone", &moment, "undo.img"]).failure(1, &["collected already"]);
     drop(file);
     mount.unmount();
-    for bad in ["1h 2h", "512m", "yesterday", "0s", ""] {
+    for bad in ["1h 2h", "512m", "yesterday", "0s", "0", ""] {
         let flag = format!("--history-retention={bad}");
         let refused = lab.run(&["mount", lab.mountpoint().to_str().unwrap(), &flag]);
         refused.failure(2, &["history-retention"]);

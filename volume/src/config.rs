@@ -80,12 +80,14 @@ pub struct HistoryRetention {
     pub age: Option<Duration>,
     /// As far back as what is kept for nothing else takes up no more bytes in the store.
     pub bytes: Option<u64>,
+    /// Without limits of its own: what others kept so far is kept on.
+    pub as_it_is: bool,
 }
 
 impl HistoryRetention {
     /// Whether any is kept.
     pub fn is_on(self) -> bool {
-        self.age.is_some() || self.bytes.is_some()
+        self.age.is_some() || self.bytes.is_some() || self.as_it_is
     }
 }
 

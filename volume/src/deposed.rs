@@ -70,6 +70,24 @@ pub(crate) fn explain(core: &Core, after: ObjectSeq, error: Error) -> Error {
     }
 }
 
+/// Looks whether another host has the volume by now, `after` being the last number committed here. That
+/// is noted, and returned.
+///
+/// # Errors
+/// That, or the store's.
+pub(crate) fn check_still_ours(core: &Core, after: ObjectSeq) -> Result<()> {
+    core.poison.check_deposed()?;
+    let mut next = after.next();
+    // Some of ours may be under way.
+    while let Some((common, _)) = core.stream.peek(next)? {
+        if common.stamp.epoch > core.epoch {
+            return Err(note(core, after, core.epoch, "another host".to_owned()));
+        }
+        next = next.next();
+    }
+    Ok(())
+}
+
 fn fenced(core: &Core, fence: &FenceHeader) -> Error {
     let error = Error::Fenced { volume: core.name().to_string(), by: describe(fence) };
     depose(core, error, Some(fence.stamp.log_seq))

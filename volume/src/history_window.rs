@@ -49,6 +49,9 @@ impl HistoryWindow {
         superblock: &Superblock,
         objects: &ObjectTable,
     ) -> Result<Self> {
+        if retention.as_it_is && superblock.history.is_none() {
+            return Ok(Self::default());
+        }
         let mut window = Self { retention, ..Self::default() };
         let Some(newest) = superblock.checkpoint.filter(|_| retention.is_on()) else {
             return Ok(window);
@@ -70,6 +73,11 @@ impl HistoryWindow {
             }
         }
         Ok(window)
+    }
+
+    /// Whether there is one.
+    pub(crate) fn is_on(&self) -> bool {
+        self.retention.is_on()
     }
 
     /// Notes a checkpoint that covers this.
@@ -125,7 +133,7 @@ mod tests {
 
     fn window(age: Option<u64>, bytes: Option<u64>) -> HistoryWindow {
         let age = age.map(Duration::from_millis);
-        let retention = HistoryRetention { age, bytes };
+        let retention = HistoryRetention { age, bytes, as_it_is: false };
         let mut window = HistoryWindow { retention, ..HistoryWindow::default() };
         for hour in 1..=5 {
             window.add(ObjectSeq::new(hour * 10), hour * HOUR);

@@ -279,6 +279,7 @@ impl Opening<'_> {
             rollback.carry_out(&mut state, stamp)?;
         }
         let history = self.history(&mut state)?;
+        let has_no_begin = history.is_on() && history.begin().is_none();
         let poison: Arc<Poison> = Arc::default();
         let committed = state.committed();
         let start = Start {
@@ -310,6 +311,11 @@ impl Opening<'_> {
         let cost = RequestStats::new(&core.opened(), 0);
         log::info!("volume {:?}: opening it took {cost}", core.name());
         let writer = threads::start(&core, log, position)?;
+        if has_no_begin {
+            // What is written from now on is in the window.
+            writer.orders.checkpoint(false);
+            writer.log.wake_tail();
+        }
         let reader = Reader::new(Arc::clone(&core), Some(Arc::clone(writer.log.data())));
         Ok(Volume::new(core, reader, Role::Writes(writer), around.pool))
     }

@@ -192,6 +192,7 @@ fn perform_alone(
         Request::Create { .. } => store_url::open(settings)?,
         _ => store_url::open_existing(settings)?,
     };
+    let settings = &settings.clone().leave_history();
     let config = settings.engine_config();
     let looks = request.only_looks();
     let engine =

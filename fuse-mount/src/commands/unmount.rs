@@ -8,7 +8,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde_json::{Value, json};
 
 use crate::config::Settings;
-use crate::control::client::Client;
+use crate::control::client::{Client, is_hung_up};
 use crate::control::protocol::{End, Request};
 use crate::control::socket_in;
 use crate::mounts::{self, UnmountError};
@@ -27,13 +27,23 @@ pub(super) fn run(settings: &Settings, mountpoint: &Path, end: End, output: Outp
         return clear(&path, &shown, output);
     };
     let pid = client.daemon().pid;
-    let told = ask(client, end)?;
+    let asked = ask(client, end);
     wait_for_exit(pid);
+    let told = match asked {
+        // It did not wait for a store that hangs.
+        Err(error) if end == End::Force && is_hung_up(&error) && mounts::at(&path)?.is_none() => {
+            json!({ "unmounted": path, "left_in_log_bytes": null })
+        }
+        asked => asked?,
+    };
     output.print(&told, |told| {
-        let left = told.get("left_in_log_bytes").and_then(Value::as_u64).unwrap_or(0);
+        let left = told.get("left_in_log_bytes").map_or(Some(0), Value::as_u64);
         line(match left {
-            0 => format!("{shown} is unmounted"),
-            bytes => format!(
+            None => format!(
+                "{shown} is unmounted; what the store lacks stays in the log for the next mount"
+            ),
+            Some(0) => format!("{shown} is unmounted"),
+            Some(bytes) => format!(
                 "{shown} is unmounted; {} stay in the log for the next mount",
                 show_bytes(bytes)
             ),

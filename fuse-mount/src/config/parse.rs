@@ -43,7 +43,10 @@ pub(super) fn parse_retention(text: &str) -> Result<HistoryRetention, String> {
         }
         let is_second = match parse_some_duration(part) {
             Ok(age) if part.ends_with(char::is_alphabetic) => retention.age.replace(age).is_some(),
-            _ => retention.bytes.replace(parse_bytes(part).map_err(|_| wrong())?).is_some(),
+            _ => {
+                let bytes = parse_bytes(part).ok().filter(|bytes| *bytes > 0).ok_or_else(wrong)?;
+                retention.bytes.replace(bytes).is_some()
+            }
         };
         if is_second {
             return Err(wrong());

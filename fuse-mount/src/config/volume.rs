@@ -166,6 +166,10 @@ impl VolumeSettings {
         }
     }
 
+    pub(super) fn leave_history(&mut self) {
+        self.history_retention.value.as_it_is |= self.history_retention.source == Source::Default;
+    }
+
     pub(super) fn schedule(&self) -> Schedule {
         self.snapshot_schedule.value.clone()
     }

@@ -128,7 +128,7 @@ fn dial(socket: &Path) -> io::Result<Option<UnixStream>> {
 }
 
 /// Whether the other end was there and went away.
-fn is_hung_up(error: &anyhow::Error) -> bool {
+pub(crate) fn is_hung_up(error: &anyhow::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
     let kind_of = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<io::Error>().map(io::Error::kind)

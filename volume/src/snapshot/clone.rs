@@ -193,8 +193,11 @@ impl Engine {
         let mut parts = Vec::new();
         match &*made {
             [] => {}
-            [one] => parts.push(format!("clone {one:?} needs {what}; delete that first")),
-            all => parts.push(format!("clones {} need {what}; delete those first", listed(all))),
+            [one] => {
+                parts.push(format!("clone {one:?} needs {what}; delete or flatten that first"))
+            }
+            all => parts
+                .push(format!("clones {} need {what}; delete or flatten those first", listed(all))),
         }
         if !unfinished.is_empty() {
             parts.push(format!(

@@ -69,7 +69,6 @@ fn cut(volume: &Volume, cell: &SuperblockCell, base: Base) -> Result<bool> {
     if needs_base(volume, named, base)? {
         return Ok(false);
     }
-    let mut is_cut = false;
     cell.try_update(|superblock| {
         check_owner(superblock, volume.core.epoch, named)?;
         if superblock.checkpoint != Some(named) {
@@ -82,10 +81,8 @@ fn cut(volume: &Volume, cell: &SuperblockCell, base: Base) -> Result<bool> {
         superblock.bases = vec![Base::cut(base.through)];
         // What came before needs the base.
         superblock.history = superblock.history.map(|_| named.covers);
-        is_cut = true;
         Ok(true)
-    })?;
-    Ok(is_cut)
+    })
 }
 
 /// Whether a checkpoint has a leaf in the base, or data that its map points at.

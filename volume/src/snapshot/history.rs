@@ -83,7 +83,7 @@ impl Engine {
             let open = self.opened(name);
             let mut made = None;
             self.step("history.begin")?;
-            cell.try_update(|now| {
+            let is_kept = cell.try_update(|now| {
                 if now.checkpoint != Some(newest) || now.bases != superblock.bases {
                     return Ok(false);
                 }
@@ -115,7 +115,7 @@ impl Engine {
                 made = Some(snapshot);
                 Ok(true)
             })?;
-            if let Some(made) = made {
+            if let Some(made) = made.filter(|_| is_kept) {
                 if let Some(open) = open {
                     open.core.maps.write().objects_mut().set_pins(pins(&cell.get()));
                 }

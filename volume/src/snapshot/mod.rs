@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::batch::Committed;
+use crate::deposed;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::{ShortText, Snapshot, Superblock, VolumeState};
@@ -93,9 +94,15 @@ impl Volume {
         core.step("snapshot.begin")?;
         for _ in 0..ATTEMPTS {
             let Committed { object: at, record, sectors } = writer.orders.committed_state();
+            // An idle writer may not know yet that another host has the volume.
+            deposed::check_still_ours(core, at)?;
             let mut made = None;
-            core.superblock.try_update(|superblock| {
+            let is_kept = core.superblock.try_update(|superblock| {
                 check_free(superblock, name)?;
+                if superblock.epoch > core.epoch {
+                    let by = format!("host {:?}", superblock.last_host.as_str());
+                    return Err(Error::Fenced { volume: self.name(), by });
+                }
                 // A newer checkpoint says nothing of this moment, and may have condemned what it needs.
                 let entered = superblock.checkpoint.filter(|entered| entered.covers <= at);
                 let Some(checkpoint) = entered else { return Ok(false) };
@@ -114,7 +121,7 @@ impl Volume {
                 made = Some(snapshot);
                 Ok(true)
             })?;
-            if let Some(made) = made {
+            if let Some(made) = made.filter(|_| is_kept) {
                 core.step("snapshot.made")?;
                 core.maps.write().objects_mut().set_pins(pins(&core.superblock.get()));
                 writer.last_in_snapshot.lock().insert(made.id, record);

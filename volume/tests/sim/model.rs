@@ -98,6 +98,7 @@ impl Model {
             history: HistoryRetention {
                 age: seed.is_multiple_of(3).then_some(Duration::from_hours(24)),
                 bytes: (seed % 3 == 1).then_some(200 << 10),
+                as_it_is: false,
             },
             memory: if seed.is_multiple_of(2) { 0 } else { 64 << 20 },
         };

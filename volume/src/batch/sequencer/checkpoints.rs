@@ -86,7 +86,7 @@ impl Sequencer {
             kept.condemned = objects.condemn(covers);
             objects.records(covers)
         })?;
-        if self.core.config.history.is_on() {
+        if self.at.history.is_on() {
             // What dies from now on is up to the next one.
             kept.history.get_or_insert(covers);
         }
@@ -167,8 +167,9 @@ impl Sequencer {
         let stamp = *stamp;
         let host = ShortText::truncated(&self.core.platform.host_name());
         let repinned = Arc::clone(&self.repinned);
-        repinned.store(false, Ordering::Relaxed);
         let change = Box::new(move |superblock: &mut Superblock| {
+            // It is tried again if somebody else changes the superblock at the same time.
+            repinned.store(false, Ordering::Relaxed);
             check_owner(superblock, stamp.epoch, checkpoint)?;
             // It may condemn what a snapshot needs that was made meanwhile. And a deposed writer's
             // late one may have condemned what this one takes for kept.
