@@ -231,6 +231,31 @@ fn a_delete_keeps_replaces_out() {
     assert_eq!(*outcomes.lock(), [1, 1], "somebody else got the lock");
 }
 
+/// A process that is stopped while it holds a lock is not waited for for ever.
+#[test]
+fn a_lock_that_is_not_given_back_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    create(&store, "o", b"x").unwrap();
+    let (_, version) = store.get(&key("o")).unwrap();
+    store.delete(&key("other")).unwrap();
+    let locks: Vec<_> = (0..64)
+        .map(|number| {
+            let path = dir.path().join(format!(".tmp/replace.{number}.lock"));
+            let lock = File::options().append(true).create(true).open(path).unwrap();
+            lock.try_lock().unwrap();
+            lock
+        })
+        .collect();
+    let error = store.replace(&key("o"), b"y", &version).unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let told = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    assert!(told.contains("lock") && told.contains(".tmp/replace."), "{told}");
+    drop(locks);
+    store.replace(&key("o"), b"y", &version).unwrap();
+    assert_eq!(temp_files(dir.path()), [""; 0]);
+}
+
 #[test]
 fn a_delete_cannot_be_undone_by_a_replace() {
     let dir = tempfile::tempdir().unwrap();

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags};
@@ -19,6 +20,21 @@ use super::step_error::StepError;
 pub(super) struct DirEntry {
     pub(super) name: String,
     pub(super) is_dir: bool,
+}
+
+/// How long a lock is waited for.
+const LOCK_TIME: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
+
+/// Who else may hold a lock at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lock {
+    /// Others that share it.
+    Shared,
+    /// Nobody.
+    Exclusive,
 }
 
 /// The store's directory.
@@ -167,22 +183,40 @@ impl Root {
         self.named("remove", name, removed)
     }
 
-    /// Opens (or makes) the file `name` and waits for its lock, which dropping gives back.
-    pub(super) fn lock(&self, name: &str, how: FlockOperation) -> Result<OwnedFd, StepError> {
+    /// Opens (or makes) the file `name` and takes its lock, which dropping gives back. Nobody holds one
+    /// for long, but for a process that was stopped in between: after [`LOCK_TIME`] this is
+    /// `WOULDBLOCK`.
+    pub(super) fn lock(&self, name: &str, how: Lock) -> Result<OwnedFd, StepError> {
+        let begun = Instant::now();
+        loop {
+            match self.lock_now(name, how) {
+                Err(error) if error.errno() == Errno::WOULDBLOCK && begun.elapsed() < LOCK_TIME => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                locked => return locked,
+            }
+        }
+    }
+
+    /// As [`Self::lock`] for an exclusive lock, but `None` if somebody else holds one.
+    pub(super) fn try_lock(&self, name: &str) -> Result<Option<OwnedFd>, StepError> {
+        match self.lock_now(name, Lock::Exclusive) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(error) if error.errno() == Errno::WOULDBLOCK => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lock_now(&self, name: &str, how: Lock) -> Result<OwnedFd, StepError> {
+        let how = match how {
+            Lock::Shared => FlockOperation::NonBlockingLockShared,
+            Lock::Exclusive => FlockOperation::NonBlockingLockExclusive,
+        };
         let locked = self.open_at(name, OFlags::RDWR | OFlags::CREATE).and_then(|fd| {
             retry_on_intr(|| rustix::fs::flock(&fd, how))?;
             Ok(fd)
         });
         self.named("lock", name, locked)
-    }
-
-    /// As [`Self::lock`] for an exclusive lock, but `None` if somebody else holds one.
-    pub(super) fn try_lock(&self, name: &str) -> Result<Option<OwnedFd>, StepError> {
-        match self.lock(name, FlockOperation::NonBlockingLockExclusive) {
-            Ok(lock) => Ok(Some(lock)),
-            Err(error) if error.errno() == Errno::WOULDBLOCK => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Calls `visit` with each file and directory in the directory `name`, in no order. A

@@ -15,11 +15,10 @@ use std::io::{self, IoSlice, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
 use super::PRIVATE_DIR;
-use super::root::Root;
+use super::root::{Lock, Root};
 use super::step_error::StepError;
 
 const GATE: &str = "gate";
@@ -41,14 +40,14 @@ impl Session {
     /// Cleans up after the dead and begins a session.
     pub(super) fn start(root: &Root) -> Result<Self, StepError> {
         root.make_dir(PRIVATE_DIR)?;
-        let _gate = root.lock(&private(GATE), FlockOperation::LockExclusive)?;
+        let _gate = root.lock(&private(GATE), Lock::Exclusive)?;
         let alive = clean_up(root)?;
         let mut number = 0;
         while alive.contains(&number) {
             number += 1;
         }
         let live_name = private(&format!("{number}.{LIVE}"));
-        let live = root.lock(&live_name, FlockOperation::NonBlockingLockExclusive)?;
+        let live = root.lock(&live_name, Lock::Exclusive)?;
         Ok(Self { number, _live: live, files_made: AtomicU64::new(0) })
     }
 

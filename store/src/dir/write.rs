@@ -14,10 +14,10 @@ use std::collections::HashSet;
 use std::io::IoSlice;
 
 use parking_lot::Mutex;
-use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::root::Lock;
 use super::session::{Session, TempFile, private};
 use super::step_error::StepError;
 use super::{DirStore, failpoint};
@@ -152,7 +152,7 @@ impl DirStore {
         self.failpoints.pass(failpoint::REPLACE_TEMP_WRITTEN)?;
         self.root.sync_file(&temp.file, &temp.name)?;
         self.failpoints.pass(failpoint::REPLACE_TEMP_SYNCED)?;
-        let _lock = self.lock_replace(key, FlockOperation::LockExclusive)?;
+        let _lock = self.lock_replace(key, Lock::Exclusive)?;
         let is_expected = Version::of_content(&self.read_whole(key)?) == *expected;
         if is_expected {
             self.root.rename(&temp.name, name)?;
@@ -171,7 +171,7 @@ impl DirStore {
         self.session(name)?;
         {
             // A replace that has compared must not bring the object back.
-            let _lock = self.lock_replace(key, FlockOperation::LockShared)?;
+            let _lock = self.lock_replace(key, Lock::Shared)?;
             self.root.remove(name)?;
             self.failpoints.pass(failpoint::DELETE_UNLINKED)?;
         }
@@ -187,11 +187,7 @@ impl DirStore {
         self.session.as_ref().map_err(refused)
     }
 
-    fn lock_replace(
-        &self,
-        key: &Key,
-        how: FlockOperation,
-    ) -> Result<rustix::fd::OwnedFd, StepError> {
+    fn lock_replace(&self, key: &Key, how: Lock) -> Result<rustix::fd::OwnedFd, StepError> {
         let number = xxh3_64(key.as_str().as_bytes()) % REPLACE_LOCKS;
         self.root.lock(&private(&format!("replace.{number}.lock")), how)
     }
