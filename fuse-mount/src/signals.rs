@@ -3,7 +3,6 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::thread;
-use std::time::{Duration, Instant};
 
 /// The signals that ask the daemon to end.
 const ENDING: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
@@ -23,23 +22,14 @@ pub(crate) fn unblock() {
     unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &set, std::ptr::null_mut()) };
 }
 
-/// Signals that follow one so soon are the same one: some programs send it to the process and to its
-/// group.
-const SAME: Duration = Duration::from_millis(300);
-
 /// Calls `on_signal` for each signal, from a thread that waits for them.
 pub(crate) fn watch(on_signal: impl Fn(&'static str) + Send + 'static) -> io::Result<()> {
     thread::Builder::new().name("lsvd-signals".to_owned()).spawn(move || {
         let set = ending_set();
-        let mut last: Option<Instant> = None;
         loop {
             let mut signal = 0;
             // SAFETY: both point to initialised values that live over the call.
             let code = unsafe { libc::sigwait(&set, &mut signal) };
-            if last.is_some_and(|last| last.elapsed() < SAME) {
-                continue;
-            }
-            last = Some(Instant::now());
             match (code, signal) {
                 (0, libc::SIGTERM) => on_signal("SIGTERM"),
                 (0, libc::SIGINT) => on_signal("SIGINT"),
