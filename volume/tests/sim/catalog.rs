@@ -10,6 +10,7 @@ use lsvd_volume::{Engine, Error, FileAttrs, VolumeName};
 use crate::hosts::{boot, objects, patient};
 use crate::oracle::Promise;
 use crate::platform::CrashAt;
+use crate::shared::{attrs, named};
 use crate::stamp::SECTOR;
 use crate::world::{Host, Running, World, name, read, write};
 
@@ -19,13 +20,8 @@ const GUARD_BYTES: u64 = 512;
 /// What a host does.
 type Act = fn(&Engine) -> Result<(), Error>;
 
-fn other_name(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
-}
-
 fn create(engine: &Engine, name: &VolumeName) -> Result<(), Error> {
-    let attrs = FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 };
-    engine.create(name, 8 << 20, attrs).map(drop)
+    engine.create(name, 8 << 20, attrs()).map(drop)
 }
 
 fn names(engine: &Engine) -> Vec<String> {
@@ -63,7 +59,7 @@ fn crash(world: &mut World, step: &'static str, act: impl Fn(&Engine) -> Result<
 fn a_creation_that_crashes_can_be_repeated() {
     for step in ["create.superblock", "create.name"] {
         let mut world = World::new(1, 1);
-        let new = other_name("new");
+        let new = named("new");
         crash(&mut world, step, |engine| create(engine, &new));
         let running = boot(&mut world);
         assert_eq!(names(&running.engine), ["sim"], "{step}");
@@ -78,7 +74,7 @@ fn a_creation_that_crashes_can_be_repeated() {
 fn a_rename_that_crashes_leaves_one_name_and_can_be_repeated() {
     for step in ["rename.name", "rename.superblock", "rename.old_name"] {
         let mut world = with_data(2);
-        let to = other_name("to");
+        let to = named("to");
         crash(&mut world, step, |engine| engine.rename(&name(), &to));
         let running = boot(&mut world);
         let found = names(&running.engine);
@@ -261,7 +257,7 @@ fn of_two_hosts_that_create_one_name_one_wins_and_nothing_leaks() {
     for seed in 0..5 {
         let mut world = World::new(10 + seed, 1);
         // The store is tried first; that is not what is raced here.
-        let act: Act = |engine| create(engine, &other_name("new"));
+        let act: Act = |engine| create(engine, &named("new"));
         let (running, outcomes) = both_at(&mut world, Op::Create, "volumes/new", [act, act]);
         let wins = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         let lost = outcomes.iter().filter(|o| matches!(o, Err(Error::VolumeExists(_)))).count();
@@ -279,8 +275,8 @@ fn of_two_hosts_that_rename_one_volume_one_wins_and_the_other_name_is_free() {
     for seed in 0..5 {
         let mut world = with_data(20 + seed);
         let acts: [Act; 2] = [
-            |engine| engine.rename(&name(), &other_name("left")),
-            |engine| engine.rename(&name(), &other_name("right")),
+            |engine| engine.rename(&name(), &named("left")),
+            |engine| engine.rename(&name(), &named("right")),
         ];
         let (running, outcomes) = both_at(&mut world, Op::Replace, "data/*", acts);
         let wins = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
@@ -289,7 +285,7 @@ fn of_two_hosts_that_rename_one_volume_one_wins_and_the_other_name_is_free() {
         let won = if outcomes[0].is_ok() { "left" } else { "right" };
         assert_eq!(found, [won]);
         for free in ["left", "right", "sim"].into_iter().filter(|free| *free != won) {
-            create(&running[1].engine, &other_name(free)).unwrap();
+            create(&running[1].engine, &named(free)).unwrap();
         }
         let all: BTreeSet<_> = names(&running[0].engine).into_iter().collect();
         assert_eq!(all.len(), 3);
@@ -302,12 +298,12 @@ fn of_a_rename_and_a_deletion_one_wins() {
     for seed in 0..5 {
         let mut world = with_data(30 + seed);
         let acts: [Act; 2] =
-            [|engine| engine.rename(&name(), &other_name("to")), |engine| engine.delete(&name())];
+            [|engine| engine.rename(&name(), &named("to")), |engine| engine.delete(&name())];
         let (running, outcomes) = both_at(&mut world, Op::Replace, "data/*", acts);
         match &outcomes {
             [Ok(()), Err(Error::NoSuchVolume(_))] => {
                 assert_eq!(names(&running[1].engine), ["to"]);
-                let view = running[1].engine.open_reader(&other_name("to")).unwrap();
+                let view = running[1].engine.open_reader(&named("to")).unwrap();
                 world.assert_shows(&view, Promise::Acknowledged);
             }
             [Err(Error::NoSuchVolume(_) | Error::Deleted(_)), Ok(())] => {
@@ -336,18 +332,18 @@ fn changes_by_another_host_and_the_writers_checkpoints_are_merged() {
     volume.resize(volume.size_bytes() + 4096, false).unwrap();
     gate.wait_until_reached();
     changer.engine.set_attrs(&name(), attrs).unwrap();
-    changer.engine.rename(&name(), &other_name("to")).unwrap();
+    changer.engine.rename(&name(), &named("to")).unwrap();
     gate.release();
     let size = volume.size_bytes();
     drop(volume);
     writer.drain();
-    let info = changer.engine.info(&other_name("to")).unwrap();
+    let info = changer.engine.info(&named("to")).unwrap();
     assert_eq!((info.size_bytes, info.attrs), (size, attrs));
     changer.end();
     let mut third = Host::new("sim-c");
     world.go_to(&mut third);
     let reader = boot(&mut world);
-    let view = reader.engine.open_reader(&other_name("to")).unwrap();
+    let view = reader.engine.open_reader(&named("to")).unwrap();
     world.assert_shows(&view, Promise::Acknowledged);
     drop(view);
     reader.end();

@@ -10,44 +10,23 @@ use std::sync::Arc;
 use std::thread;
 
 use lsvd_store::Op;
-use lsvd_volume::{Error, FileAttrs, Moment, ObjectSeq, Volume, VolumeName};
+use lsvd_volume::{Error, Moment, ObjectSeq, VolumeName};
 
 use crate::hosts::{boot, leave, patient, take_over};
-use crate::world::{Host, LANE_SECTORS, Running, World, name, read};
-
-fn named(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
-}
-
-fn attrs() -> FileAttrs {
-    FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 }
-}
-
-fn content(volume: &Arc<Volume>) -> Vec<u8> {
-    read(volume, 0, volume.size_bytes() as usize).unwrap()
-}
-
-/// Overwrites parts of the disk; returns the last object then.
-fn wear(world: &mut World, volume: &Arc<Volume>, rounds: u64) -> ObjectSeq {
-    for _ in 0..rounds {
-        for _ in 0..8 {
-            let (at, sectors) = (world.rng.below(LANE_SECTORS - 64), 1 + world.rng.below(64));
-            world.write(volume, 0, at, sectors);
-        }
-        world.upload(volume);
-    }
-    ObjectSeq::new(volume.stats().committed_object)
-}
+use crate::shared::{attrs, content, named, wear};
+use crate::world::{Host, LANE_SECTORS, Running, World, name};
 
 /// What must be in clones, by their names.
 type Made = Vec<(VolumeName, Vec<u8>)>;
 
-/// Clones the snapshot and each moment that can be had.
-fn clone_all(second: &Running, snapshot: &[u8], moments: &[(ObjectSeq, Vec<u8>)]) -> Made {
+/// Clones the snapshot, if there is one, and each moment that can be had.
+fn clone_all(second: &Running, snapshot: Option<&[u8]>, moments: &[(ObjectSeq, Vec<u8>)]) -> Made {
     let mut made = Made::new();
-    let clone = named("of-snapshot");
-    second.engine.clone_volume(&name(), Some(&named("kept")), &clone, attrs()).unwrap();
-    made.push((clone, snapshot.to_vec()));
+    if let Some(snapshot) = snapshot {
+        let clone = named("of-snapshot");
+        second.engine.clone_volume(&name(), Some(&named("kept")), &clone, attrs()).unwrap();
+        made.push((clone, snapshot.to_vec()));
+    }
     for (object, content) in moments {
         let clone = named(&format!("of-{object}"));
         match second.engine.clone_moment(&name(), Moment::Object(*object), &clone, attrs()) {
@@ -104,7 +83,7 @@ fn paused_at(seed: u64, op: Op, pattern: &str, taken: bool, history: Option<u64>
         world.go_to(&mut other);
         (boot(&mut world), None)
     };
-    let mut made = clone_all(&second, &snapshot, &moments);
+    let mut made = clone_all(&second, Some(&snapshot), &moments);
     let got = made.len();
     if let Some(theirs) = &theirs {
         let head = named("of-head");
@@ -151,4 +130,75 @@ fn clones_of_what_is_about_to_leave_the_window_of_history_stay_whole() {
             println!("{bytes} bytes of history, taken over: {taken}; clones: {made}");
         }
     }
+}
+
+/// A deposed writer that keeps no history names its checkpoint late, and deletes what the next owner,
+/// who keeps some, took for kept.
+#[test]
+fn a_late_checkpoint_of_a_writer_without_history_shortens_the_window() {
+    let mut world = World::new(305, 1);
+    patient(&mut world);
+    world.config.gc_start_percent = 0;
+    let (first, volume) = world.boot_and_check();
+    world.write(&volume, 0, 0, LANE_SECTORS);
+    wear(&mut world, &volume, 3);
+    // The checkpoint that the second host finds named, and where its window would begin.
+    volume.create_snapshot(&named("kept")).unwrap();
+    first.engine.delete_snapshot(&name(), &named("kept")).unwrap();
+    let held = first.store.hold(Op::Replace, "data/*");
+    wear(&mut world, &volume, 6);
+    let then = (ObjectSeq::new(volume.stats().committed_object), content(&volume));
+    let collecting = {
+        let volume = Arc::clone(&volume);
+        thread::spawn(move || volume.collect(100, true, &mut |_| true))
+    };
+    held.wait_until_reached();
+
+    world.config.history.bytes = Some(1 << 30);
+    let mut other = Host::new("sim-b");
+    let (second, theirs) = take_over(&mut world, &mut other);
+    held.release();
+    drop(collecting.join().unwrap());
+    wear(&mut world, &theirs, 2);
+    theirs.collect(100, true, &mut |_| true).unwrap();
+    let made = clone_all(&second, None, &[then]);
+    drop(volume);
+    leave(first);
+    assert_whole(&second, &made);
+    drop(theirs);
+    second.drain();
+    world.assert_sound();
+}
+
+/// Who dies while the checkpoint that needs nothing of the base is not named yet has a clone still.
+#[test]
+fn a_death_before_the_naming_of_what_needs_no_base_leaves_a_clone() {
+    let mut world = World::new(306, 1);
+    patient(&mut world);
+    let (running, volume) = world.boot_and_check();
+    world.write(&volume, 0, 0, LANE_SECTORS);
+    wear(&mut world, &volume, 2);
+    let expected = content(&volume);
+    let clone = named("clone");
+    running.engine.clone_volume(&name(), None, &clone, attrs()).unwrap();
+    drop(running.engine.open_writer(&clone).unwrap());
+    let held = running.store.hold(Op::Replace, "data/*");
+    let engine = Arc::clone(&running.engine);
+    let of = clone.clone();
+    let flattening = thread::spawn(move || engine.flatten(&of, &mut |_| true));
+    held.wait_until_reached();
+    drop(volume);
+    world.kill(running);
+    flattening.join().unwrap().expect_err("it was killed");
+    world.lose_ssd();
+
+    let running = boot(&mut world);
+    let made = vec![(clone.clone(), expected)];
+    assert_whole(&running, &made);
+    assert!(running.engine.base_of(&clone).unwrap().is_some(), "it is a clone still");
+    assert!(running.engine.flatten(&clone, &mut |_| true).unwrap());
+    assert!(running.engine.base_of(&clone).unwrap().is_none());
+    assert_whole(&running, &made);
+    running.drain();
+    world.assert_sound();
 }

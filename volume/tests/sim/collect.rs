@@ -9,6 +9,7 @@ use lsvd_volume::{Error, GcReport, Volume};
 
 use crate::hosts::{boot, learn, leave, objects, patient, take_over};
 use crate::oracle::Promise;
+use crate::shared::wear;
 use crate::stamp::SECTOR;
 use crate::world::{Host, LANE_SECTORS, World, name, now, read};
 
@@ -22,17 +23,6 @@ const OBJECT_SECTORS: u64 = 512;
 fn lay_out(world: &mut World, volume: &Arc<Volume>) {
     for at in (0..LANE_SECTORS).step_by(OBJECT_SECTORS as usize) {
         world.write(volume, 0, at, OBJECT_SECTORS);
-        world.upload(volume);
-    }
-}
-
-/// Overwrites parts of what is there, so that most objects hold a little that is needed.
-fn wear(world: &mut World, volume: &Arc<Volume>, rounds: u64) {
-    for _ in 0..rounds {
-        for _ in 0..8 {
-            let (at, sectors) = (world.rng.below(LANE_SECTORS - 64), 1 + world.rng.below(64));
-            world.write(volume, 0, at, sectors);
-        }
         world.upload(volume);
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use lsvd_store::FaultPlan;
-use lsvd_volume::{Check, Close, Engine, Error, FileAttrs, Moment, ObjectSeq, Volume, VolumeName};
+use lsvd_volume::{Check, Close, Engine, Error, Moment, ObjectSeq, Volume};
 
 use crate::platform::CrashAt;
-use crate::world::{LANE_SECTORS, Running, World, name, read};
+use crate::shared::{attrs, content, named};
+use crate::world::{LANE_SECTORS, Running, World, name};
 
 /// All steps.
 const STEPS: [&str; 19] = [
@@ -30,18 +31,6 @@ const STEPS: [&str; 19] = [
     "delete.superblock",
     "checkpoint.publish",
 ];
-
-fn named(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
-}
-
-fn attrs() -> FileAttrs {
-    FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 }
-}
-
-fn content(volume: &Arc<Volume>) -> Vec<u8> {
-    read(volume, 0, volume.size_bytes() as usize).unwrap()
-}
 
 fn of_snapshot(engine: &Arc<Engine>, snapshot: &str) -> Result<Vec<u8>, Error> {
     let view = engine.open_snapshot(&name(), &named(snapshot))?;

@@ -40,6 +40,7 @@ mod pursuit_collected;
 mod rng;
 mod scripts;
 mod seeds;
+mod shared;
 mod ssd;
 mod stamp;
 mod store;

@@ -8,13 +8,14 @@ use std::time::Duration;
 use lsvd_store::MemStore;
 use lsvd_volume::check::{Finding, Severity};
 use lsvd_volume::{
-    Check, Close, Compression, Engine, EngineConfig, Error, FileAttrs, HistoryRetention, Moment,
-    ObjectSeq, Volume, VolumeConfig, VolumeName,
+    Check, Close, Compression, Engine, EngineConfig, Error, HistoryRetention, Moment, ObjectSeq,
+    Volume, VolumeConfig,
 };
 use tempfile::TempDir;
 
 use crate::rng::Rng;
 use crate::seeds::for_seeds;
+use crate::shared::{attrs, named};
 
 const BLOCK: u64 = 4096;
 /// Over the edge of two leaves of the map.
@@ -43,14 +44,6 @@ struct Model {
     next: u64,
     memory: u64,
     history: HistoryRetention,
-}
-
-fn name(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
-}
-
-fn attrs() -> FileAttrs {
-    FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 }
 }
 
 fn wait<T: Send + 'static>(start: impl FnOnce(Box<dyn FnOnce(T) + Send>)) -> T {
@@ -103,7 +96,7 @@ impl Model {
             memory: if seed.is_multiple_of(2) { 0 } else { 64 << 20 },
         };
         model.boot();
-        model.engine().create(&name("v0"), BASE + BLOCKS * BLOCK, attrs()).unwrap();
+        model.engine().create(&named("v0"), BASE + BLOCKS * BLOCK, attrs()).unwrap();
         let blocks = vec![0; BLOCKS as usize];
         model.expected.insert("v0".into(), Expected { blocks, ..Expected::default() });
         model
@@ -153,7 +146,7 @@ impl Model {
     }
 
     fn volume(&self, of: &str) -> Arc<Volume> {
-        self.engine().open_writer(&name(of)).unwrap()
+        self.engine().open_writer(&named(of)).unwrap()
     }
 
     fn fresh(&mut self, prefix: &str) -> String {
@@ -190,7 +183,7 @@ impl Model {
 
     fn snapshot(&mut self, of: &str) {
         let snapshot = self.fresh("s");
-        self.volume(of).create_snapshot(&name(&snapshot)).unwrap();
+        self.volume(of).create_snapshot(&named(&snapshot)).unwrap();
         let expected = self.expected.get_mut(of).unwrap();
         expected.snapshots.insert(snapshot, expected.blocks.clone());
     }
@@ -201,7 +194,7 @@ impl Model {
 
     fn delete_snapshot(&mut self) {
         let Some((of, snapshot)) = self.pick_snapshot() else { return };
-        let deleted = self.engine().delete_snapshot(&name(&of), &name(&snapshot));
+        let deleted = self.engine().delete_snapshot(&named(&of), &named(&snapshot));
         if self.has_clones(&of, &snapshot) {
             assert!(matches!(deleted, Err(Error::SnapshotKept { .. })), "{deleted:?}");
         } else {
@@ -214,11 +207,11 @@ impl Model {
         let Some((of, snapshot)) = self.pick_snapshot() else { return };
         // Its log may hold something that the store lacks.
         drop(self.volume(&of));
-        self.engine().close(&name(&of), Close::Drain).unwrap();
+        self.engine().close(&named(&of), Close::Drain).unwrap();
         if self.rng.below(4) == 0 {
             self.restart(Close::Drain);
         }
-        self.engine().roll_back(&name(&of), &name(&snapshot)).unwrap();
+        self.engine().roll_back(&named(&of), &named(&snapshot)).unwrap();
         let expected = self.expected.get_mut(&of).unwrap();
         expected.blocks = expected.snapshots[&snapshot].clone();
         expected.moments.clear();
@@ -231,15 +224,15 @@ impl Model {
         let new = self.fresh("v");
         let (of, blocks) = match self.pick_snapshot().filter(|_| !self.next.is_multiple_of(3)) {
             Some((of, snapshot)) => {
-                let (base, kept) = (name(&of), name(&snapshot));
-                self.engine().clone_volume(&base, Some(&kept), &name(&new), attrs()).unwrap();
+                let (base, kept) = (named(&of), named(&snapshot));
+                self.engine().clone_volume(&base, Some(&kept), &named(&new), attrs()).unwrap();
                 let blocks = self.expected[&of].snapshots[&snapshot].clone();
                 (Some((of, snapshot)), blocks)
             }
             None => {
                 let of = self.pick();
                 drop(self.volume(&of));
-                self.engine().clone_volume(&name(&of), None, &name(&new), attrs()).unwrap();
+                self.engine().clone_volume(&named(&of), None, &named(&new), attrs()).unwrap();
                 let blocks = self.expected[&of].blocks.clone();
                 (Some((of, String::new())), blocks)
             }
@@ -270,7 +263,7 @@ impl Model {
         }
         let new = self.fresh("v");
         let moment = Moment::Object(ObjectSeq::new(object));
-        match self.engine().clone_moment(&name(&of), moment, &name(&new), attrs()) {
+        match self.engine().clone_moment(&named(&of), moment, &named(&new), attrs()) {
             Ok(_) => {
                 self.origins.insert(new.clone(), (of, String::new()));
                 self.expected.insert(new, Expected { blocks, ..Expected::default() });
@@ -289,7 +282,7 @@ impl Model {
 
     fn flatten(&mut self) {
         let of = self.pick();
-        let flattened = self.engine().flatten(&name(&of), &mut |_| true);
+        let flattened = self.engine().flatten(&named(&of), &mut |_| true);
         let has_snapshots = !self.expected[&of].snapshots.is_empty()
             || self.origins.values().any(|(volume, _)| *volume == of);
         match flattened {
@@ -306,10 +299,10 @@ impl Model {
 
     fn delete(&mut self) {
         let of = self.pick();
-        self.engine().close(&name(&of), Close::Keep).unwrap();
+        self.engine().close(&named(&of), Close::Keep).unwrap();
         let kept = !self.expected[&of].snapshots.is_empty()
             || self.origins.values().any(|(volume, _)| *volume == of);
-        let deleted = self.engine().delete(&name(&of));
+        let deleted = self.engine().delete(&named(&of));
         if kept {
             assert!(matches!(deleted, Err(Error::InUse { .. })), "{of}: {deleted:?}");
         } else if self.expected.len() > 1 {
@@ -318,7 +311,7 @@ impl Model {
             self.origins.remove(&of);
         } else {
             deleted.unwrap();
-            self.engine().create(&name(&of), BASE + BLOCKS * BLOCK, attrs()).unwrap();
+            self.engine().create(&named(&of), BASE + BLOCKS * BLOCK, attrs()).unwrap();
             let blocks = vec![0; BLOCKS as usize];
             self.expected.insert(of.clone(), Expected { blocks, ..Expected::default() });
             self.origins.remove(&of);
@@ -335,14 +328,14 @@ impl Model {
         for (of, expected) in &self.expected {
             check(&self.volume(of), &expected.blocks, of);
             for (snapshot, blocks) in &expected.snapshots {
-                let view = self.engine().open_snapshot(&name(of), &name(snapshot)).unwrap();
+                let view = self.engine().open_snapshot(&named(of), &named(snapshot)).unwrap();
                 check(&view, blocks, &format!("{of}@{snapshot}"));
                 // Whoever answered the last read may hold it still.
                 while Arc::strong_count(&view) > 1 {
                     std::thread::yield_now();
                 }
             }
-            let shown = self.engine().snapshots(&name(of)).unwrap();
+            let shown = self.engine().snapshots(&named(of)).unwrap();
             let named = shown.iter().filter(|snapshot| !snapshot.for_clones).count();
             assert_eq!(named, expected.snapshots.len(), "snapshots of {of}");
         }

@@ -4,10 +4,11 @@ use std::io::IoSlice;
 
 use lsvd_store::{FaultPlan, Key, ObjectStore};
 use lsvd_volume::check::{Finding, Severity};
-use lsvd_volume::{Check, CheckReport, Engine, Error, FileAttrs, VolumeName};
+use lsvd_volume::{Check, CheckReport, Engine, Error, FileAttrs};
 
 use crate::hosts::{boot, learn, objects, patient};
 use crate::platform::CrashAt;
+use crate::shared::named;
 use crate::world::{Host, Running, World, name};
 
 const LOOK: Check = Check { deep: false, repair: false, bytes_per_s: None };
@@ -15,10 +16,6 @@ const REPAIR: Check = Check { repair: true, ..LOOK };
 
 fn check(running: &Running, options: Check) -> CheckReport {
     running.engine.check(None, options, &mut |_| true).unwrap()
-}
-
-fn named(text: &str) -> VolumeName {
-    VolumeName::new(text).unwrap()
 }
 
 fn create(engine: &Engine, name: &str, created_ms: u64) -> Result<(), Error> {

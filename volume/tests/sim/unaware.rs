@@ -10,11 +10,12 @@ use std::thread;
 
 use lsvd_store::{Key, ObjectStore, Op, Point};
 use lsvd_volume::format::Superblock;
-use lsvd_volume::{Close, Error, FileAttrs, Volume, VolumeName};
+use lsvd_volume::{Close, Error, Volume};
 
 use crate::hosts::{
     assert_fenced, assert_intact, boot, leave, objects, patient, superblock, take_over,
 };
+use crate::shared::{attrs, named};
 use crate::stamp::SECTOR;
 use crate::world::{Host, Running, World, name, read, write};
 
@@ -184,7 +185,7 @@ fn a_cleaner_that_misses_an_object_learns_that_the_volume_was_taken_over() {
 fn neither_snapshots_nor_clones_are_made_of_what_another_host_has() {
     for (seed, names_checkpoint) in [(123, false), (124, true)] {
         let (mut world, first, volume) = begin(seed);
-        volume.create_snapshot(&VolumeName::new("before").unwrap()).unwrap();
+        volume.create_snapshot(&named("before")).unwrap();
         let mut other = Host::new("sim-b");
         let (second, theirs) = take_over(&mut world, &mut other);
         world.write(&theirs, 0, 0, SECTORS);
@@ -192,10 +193,9 @@ fn neither_snapshots_nor_clones_are_made_of_what_another_host_has() {
         if names_checkpoint {
             overwrite(&mut world, &theirs);
         }
-        let late = VolumeName::new("late").unwrap();
+        let late = named("late");
         let cloned = if names_checkpoint { Some(volume.create_snapshot(&late)) } else { None };
-        let attrs = FileAttrs { mode: 0o600, uid: 0, gid: 0, created_ms: 1, modified_ms: 1 };
-        let clone = first.engine.clone_volume(&name(), None, &late, attrs).map(drop);
+        let clone = first.engine.clone_volume(&name(), None, &late, attrs()).map(drop);
         for refused in cloned.into_iter().chain([clone, volume.create_snapshot(&late)]) {
             let error = refused.unwrap_err();
             let Error::Fenced { by, .. } = &error else { panic!("{error}") };
