@@ -13,7 +13,7 @@ use std::thread;
 use common::copying::{copies_hold_what_a_model_holds, copy, copy_once, open};
 use common::disk::StoreDisk;
 use common::rng::Rng;
-use common::{Lab, MIB, Mount, Story, make_volume, tool, wait_for};
+use common::{Lab, MIB, Mount, Story, bytes_below, make_volume, tool, wait_for};
 
 const DEV_FUSE: &[&str] = &["--transport=dev-fuse"];
 
@@ -81,10 +81,11 @@ fn one_request_is_no_longer_than_16_mib_of_data() {
     let data = random(40 * MIB, 2);
     let source = open(&make_volume(&mount, "source", 40 * MIB));
     source.write_all_at(&data, 0).unwrap();
-    let target = open(&make_volume(&mount, "target", 40 * MIB));
-    assert_eq!(copy_once((&source, 0), (&target, 0), 40 * MIB), Ok(16 * MIB));
-    assert_eq!(copy((&source, 0), (&target, 0), 40 * MIB), Ok(40 * MIB));
-    assert!(fs::read(mount.file("target")).unwrap() == data);
+    let target = open(&make_volume(&mount, "target", 41 * MIB));
+    // At another place nothing can be shared.
+    assert_eq!(copy_once((&source, 0), (&target, MIB), 40 * MIB), Ok(16 * MIB));
+    assert_eq!(copy((&source, 0), (&target, MIB), 40 * MIB), Ok(40 * MIB));
+    assert!(fs::read(mount.file("target")).unwrap()[MIB as usize..] == data);
     drop((source, target));
     mount.unmount();
 }
@@ -112,6 +113,94 @@ fn cp_makes_a_volume_as_sparse_as_the_first() {
     let (then, third) = (mount.path().join(".snapshots/img1/then"), mount.file("img3"));
     tool("cp", &["--reflink=auto", "--sparse=auto", text(&then), text(&third)]);
     tool("cmp", &[text(&second), text(&third)]);
+    mount.unmount();
+}
+
+#[test]
+fn what_cp_copies_takes_no_room() {
+    need_mount!("cp", "cmp");
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    // Of a file with holes some versions of cp copy what they read.
+    let (first, second) = (make_volume(&mount, "img1", 40 * MIB), mount.file("img2"));
+    open(&first).write_all_at(&random(40 * MIB, 1), 0).unwrap();
+    lab.ok(&["flush", "img1", "--wait"]);
+    let before = bytes_below(&lab.store_dir());
+    tool("cp", &["--reflink=auto", text(&first), text(&second)]);
+    tool("cmp", &[text(&first), text(&second)]);
+    lab.ok(&["flush", "img2", "--wait"]);
+    let more = bytes_below(&lab.store_dir()) - before;
+    assert!(more < MIB, "{more} bytes more in the store");
+    assert_eq!(lab.json(&["info", "img2"])["base"]["volume"], "img1");
+
+    // Each goes its own way, and none is lost with the SSD.
+    open(&first).write_all_at(&random(8 * MIB, 4), 0).unwrap();
+    open(&second).write_all_at(&random(8 * MIB, 5), 20 * MIB).unwrap();
+    let sums = [&first, &second].map(|path| tool("cksum", &[text(path)]));
+    assert_ne!(sums[0].split(' ').next(), sums[1].split(' ').next());
+    mount.unmount();
+    lab.lose_cache();
+    let mount = lab.mount(&[]);
+    assert_eq!([&first, &second].map(|path| tool("cksum", &[text(path)])), sums);
+    // The first cannot go before the second; who wants that makes the second whole.
+    assert_eq!(fs::remove_file(&first).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+    lab.ok(&["flatten", "img2"]);
+    fs::remove_file(&first).unwrap();
+    assert_eq!(tool("cksum", &[text(&second)]), sums[1]);
+    lab.ok(&["check", "--deep"]);
+    mount.unmount();
+}
+
+#[test]
+fn holes_beside_what_is_shared_stay_holes() {
+    need_mount!();
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let size = 4 << 30;
+    let source = open(&make_volume(&mount, "source", size));
+    let data = [(MIB + 512, 20 * MIB), (size / 2, 300 << 10), (size - 8 * MIB, 7 * MIB + 5000)];
+    for (at, len) in data {
+        source.write_all_at(&random(len, at), at).unwrap();
+    }
+    lab.ok(&["flush", "source", "--wait"]);
+    let before = bytes_below(&lab.store_dir());
+    let target = open(&make_volume(&mount, "target", size));
+    assert_eq!(copy((&source, 0), (&target, 0), size), Ok(size));
+    lab.ok(&["flush", "target", "--wait"]);
+    assert!(bytes_below(&lab.store_dir()) < before + MIB);
+    let mut found = vec![0; 21 * MIB as usize];
+    for (at, len) in data {
+        let found = &mut found[..len as usize];
+        target.read_exact_at(found, at).unwrap();
+        assert!(*found == random(len, at), "at {at}");
+    }
+    let blocks = [&source, &target].map(|file| file.metadata().unwrap().blocks());
+    assert_eq!(blocks[0], blocks[1]);
+    drop((source, target));
+    mount.unmount();
+}
+
+#[test]
+fn what_cp_brings_back_from_a_snapshot_takes_no_room() {
+    need_mount!("cp", "cmp");
+    let lab = Lab::new();
+    let mount = lab.mount(&[]);
+    let path = make_volume(&mount, "img1", 64 * MIB);
+    open(&path).write_all_at(&random(40 * MIB, 1), 0).unwrap();
+    lab.ok(&["snapshot", "create", "img1@then"]);
+    open(&path).write_all_at(&random(30 * MIB, 2), 5 * MIB).unwrap();
+    lab.ok(&["flush", "img1", "--wait"]);
+    let before = bytes_below(&lab.store_dir());
+    let then = mount.path().join(".snapshots/img1/then");
+    tool("cp", &[text(&then), text(&path)]);
+    tool("cmp", &[text(&then), text(&path)]);
+    lab.ok(&["flush", "img1", "--wait"]);
+    assert!(
+        bytes_below(&lab.store_dir()) < before + 2 * MIB,
+        "{before} bytes, now {}",
+        bytes_below(&lab.store_dir())
+    );
+    assert!(lab.json(&["info", "img1"])["base"].is_null());
     mount.unmount();
 }
 

@@ -52,9 +52,10 @@ impl End {
             fence: None,
             guarded_from: None,
         };
+        // The first checkpoint of a clone is its base's, or there is none.
+        end.next = stream.base_through().next();
         if let Some(checkpoint) = superblock.checkpoint {
-            // The first checkpoint of a clone is its base's.
-            end.next = checkpoint.covers.max(stream.base_through()).next();
+            end.next = checkpoint.covers.next().max(end.next);
             if let Some(header) = readable(read_checkpoint(stream, checkpoint.seq))? {
                 end.fence = header.fences.last().map(|fence| fence.id.nonce);
             }
@@ -127,7 +128,10 @@ impl End {
 /// the way as well.
 pub(crate) fn is_guard(stream: &Stream, seq: ObjectSeq) -> Result<bool> {
     let header = readable(stream.header(seq))?.flatten();
-    Ok(!matches!(header, Some(ObjectHeader::Data(_) | ObjectHeader::Checkpoint(_))))
+    Ok(!matches!(
+        header,
+        Some(ObjectHeader::Data(_) | ObjectHeader::Shared(_) | ObjectHeader::Checkpoint(_))
+    ))
 }
 
 /// `None` for what is damaged: that must not keep anybody from deleting it.

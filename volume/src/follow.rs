@@ -30,7 +30,7 @@ use crate::leaf_loader::LeafLoader;
 use crate::log::{LogOnDisk, LogParams};
 use crate::recover::StreamState;
 use crate::superblock_cell::SuperblockCell;
-use crate::units::LogSeq;
+use crate::units::{LogSeq, ObjectSeq};
 
 /// Objects behind which it is quicker to enter at a newer checkpoint than to read their headers.
 const JUMP_OBJECTS: u64 = 512;
@@ -85,6 +85,11 @@ impl Follower {
             failures: AtomicU32::new(0),
             at: Mutex::new(Following { state: Some(state), log }),
         }
+    }
+
+    /// The last object of which the view shows something.
+    pub(crate) fn through(&self) -> ObjectSeq {
+        self.at.lock().state.as_ref().map_or(ObjectSeq::ZERO, StreamState::committed)
     }
 
     /// Whether the view is older than it may be.
@@ -195,8 +200,9 @@ fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
 /// The superblock of a volume that is still there.
 fn present(core: &Core) -> Result<Superblock> {
     let found = SuperblockCell::open(core.uploads.store(), core.uuid)?.map(|cell| cell.get());
+    // Where it became a clone meanwhile, its numbers are others.
     found
-        .filter(|found| found.state == VolumeState::Live)
+        .filter(|found| found.state == VolumeState::Live && !core.stream.is_grafted(&found.bases))
         .ok_or_else(|| Error::Deleted(core.name().to_string()))
 }
 

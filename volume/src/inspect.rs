@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::format::{
-    DataHeader, ExtentKind, FenceId, LogPoint, ObjectHeader, RecordKind, Stamp, Superblock,
-    decompress_frame,
+    DataHeader, ExtentKind, FenceId, LogPoint, ObjectHeader, RecordKind, SharedExtent, Stamp,
+    Superblock, decompress_frame,
 };
 use crate::leaf_loader::verify_leaves;
 use crate::log::LogOnDisk;
@@ -156,7 +156,7 @@ pub struct ObjectReport {
     /// Of a data object: frames, all of them verified.
     #[serde(skip_serializing_if = "Option::is_none")]
     frames: Option<u64>,
-    /// Of a data object.
+    /// Of an object that changes the map.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     extents: Vec<ExtentReport>,
 }
@@ -166,7 +166,7 @@ pub struct ObjectReport {
 pub struct ExtentReport {
     offset: u64,
     bytes: u64,
-    /// `data` or `trim`; in a map the object that holds it.
+    /// `data` or `trim`; of the map, and of shared data, the object that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -291,6 +291,10 @@ pub(crate) fn object(stream: &Stream, seq: ObjectSeq) -> Result<InspectReport> {
             report.frames = Some(data.frames().len() as u64);
             report.extents = data.extents().iter().map(data_extent).collect();
         }
+        ObjectHeader::Shared(shared) => {
+            report.kind = "shared data";
+            report.extents = shared.extents().iter().map(shared_extent).collect();
+        }
         ObjectHeader::Checkpoint(checkpoint) => {
             verify_leaves(stream, checkpoint)?;
             report.kind = if checkpoint.clean { "checkpoint (clean)" } else { "checkpoint" };
@@ -304,6 +308,16 @@ pub(crate) fn object(stream: &Stream, seq: ObjectSeq) -> Result<InspectReport> {
         ObjectHeader::Filler(_) => report.kind = "filler",
     }
     Ok(InspectReport::Object(Box::new(report)))
+}
+
+fn shared_extent(shared: &SharedExtent) -> ExtentReport {
+    ExtentReport {
+        offset: shared.extent.start().get() * SECTOR_BYTES,
+        bytes: shared.extent.bytes(),
+        kind: None,
+        object: Some(shared.from.object.get()),
+        object_offset: Some(u64::from(shared.from.sector) * SECTOR_BYTES),
+    }
 }
 
 fn data_extent(extent: &crate::format::ObjectExtent) -> ExtentReport {

@@ -107,6 +107,7 @@ mod recover;
 mod reenter;
 mod request_stats;
 mod rollback;
+mod share;
 mod snapshot;
 mod stats;
 mod stream;

@@ -212,7 +212,12 @@ impl Opening<'_> {
         let pool = Arc::clone(&self.around.pool);
         let core = self.core(state.maps, state.epoch, Arc::default());
         core.opened();
-        Ok(Volume::new(Arc::clone(&core), Reader::new(core, None), Role::Stands, pool))
+        Ok(Volume::new(
+            Arc::clone(&core),
+            Reader::new(core, None),
+            Role::Stands { snapshot: snapshot.id },
+            pool,
+        ))
     }
 
     /// Opens for writing: takes the stream over and recovers the log.
@@ -244,8 +249,11 @@ impl Opening<'_> {
         // A deletion marks the superblock before it looks for the end of the stream: either it
         // has found this fence, or its mark is found here.
         let found = self.superblock.reread()?;
-        if found.is_none_or(|found| found.state == VolumeState::Deleting) {
-            return Err(Error::NoSuchVolume(self.name()));
+        let found = found.filter(|found| found.state != VolumeState::Deleting);
+        let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
+        if self.stream.is_grafted(&found.bases) {
+            let by = "a host that made it a clone at this moment; try again".to_owned();
+            return Err(Error::InUse { volume: self.name(), by });
         }
         log::info!(
             "volume {:?}: opened for writing, epoch {}, {} objects read since the checkpoint",

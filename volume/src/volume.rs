@@ -40,7 +40,7 @@ pub const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
 pub struct Volume {
     pub(crate) core: Arc<Core>,
     reader: Reader,
-    role: Role,
+    pub(crate) role: Role,
     pool: Arc<Pool>,
 }
 
@@ -51,8 +51,8 @@ pub(crate) enum Role {
     Writes(Writer),
     /// It is only read here, and may be written elsewhere.
     Follows(Box<Follower>),
-    /// It is a snapshot, which never changes.
-    Stands,
+    /// It is a snapshot, of this identity, which never changes.
+    Stands { snapshot: u64 },
 }
 
 thread_local! {
@@ -101,7 +101,7 @@ impl Volume {
     fn follower(&self) -> Option<&Follower> {
         match &self.role {
             Role::Follows(follower) => Some(follower),
-            Role::Writes(_) | Role::Stands => None,
+            Role::Writes(_) | Role::Stands { .. } => None,
         }
     }
 
@@ -197,7 +197,7 @@ impl Volume {
             let again = match &volume.role {
                 Role::Writes(writer) => Err(writer.explain(&volume.core, error)),
                 Role::Follows(follower) => volume.read_newer(follower, offset, len, error),
-                Role::Stands => Err(error),
+                Role::Stands { .. } => Err(error),
             };
             match again {
                 Ok(bytes) => done(Ok(&bytes)),
@@ -484,7 +484,7 @@ impl Volume {
                     let answer = volume.core.ask_maps(ask);
                     done(answer.map_err(|error| match &volume.role {
                         Role::Writes(writer) => writer.explain(&volume.core, error),
-                        Role::Follows(_) | Role::Stands => error,
+                        Role::Follows(_) | Role::Stands { .. } => error,
                     }));
                 });
             }
@@ -510,7 +510,7 @@ impl Volume {
     pub(crate) fn writer_parts(&self) -> Option<&Writer> {
         match &self.role {
             Role::Writes(writer) => Some(writer),
-            Role::Follows(_) | Role::Stands => None,
+            Role::Follows(_) | Role::Stands { .. } => None,
         }
     }
 

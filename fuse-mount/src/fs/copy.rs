@@ -1,10 +1,13 @@
 //! Copies between open files, made inside the daemon: no data passes the kernel.
 //!
 //! ```text
-//!   source: seek_data, seek_hole ──┬── data: pieces, a few at once: read ── write ──> target
+//!   source: seek_data, seek_hole ──┬── shared already: nothing
+//!                                  ├── data: pieces, a few at once: read ── write ──> target
 //!                                  └── hole: trim ───────────────────────────────────> target
 //! ```
-//! A hole is never read, and is a hole in the target as well. A copy runs on a thread of its own pool
+//! What both volumes can have in the same objects of the store is shared first, where it comes to the
+//! same place; a target on which nothing was ever written becomes a clone of the source for that, if the
+//! source is worth it. A hole is never read, and is a hole in the target as well. A copy runs on a thread of its own pool
 //! and waits there: for the source's data, and for the target's log where that slows writers down. So
 //! copies hold up other copies; and, where pieces do not begin and end with sectors of the target, which
 //! are read and written back by the engine's threads for misses, those as well while the log is full.
@@ -13,6 +16,7 @@
 //! gap: an error is told only where nothing was.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, bounded};
@@ -31,6 +35,11 @@ const DATA_BYTES_MAX: u64 = 16 << 20;
 const SPAN_BYTES_MAX: u64 = 1 << 30;
 /// Largest piece that is read and written in one go.
 const PIECE_BYTES_MAX: u64 = 1 << 20;
+/// Less data than this is not worth the round trip to the store that sharing it takes.
+const SHARE_BYTES_MIN: u64 = 1 << 20;
+/// Data from which on a source is worth that a target becomes its clone: it then cannot be deleted
+/// before the target.
+const GRAFT_BYTES_MIN: u64 = 16 << 20;
 /// Pieces of one copy under way at once.
 const PIECES_MAX: usize = 4;
 
@@ -91,12 +100,20 @@ impl Transfer {
             return Ok(None);
         }
         let to_end = to.checked_add(len).ok_or(Errno::EFBIG)?;
+        let is_same_place = from == to;
         let of_one_file =
             matches!(source, Handle::Volume { node: other, .. } if other.ino == node.ino);
         if of_one_file && from < to_end && to < from + len {
             return Err(Errno::EINVAL);
         }
         let mut target = node.volume().ok_or(Errno::EIO)?;
+        if is_same_place
+            && target.is_blank()
+            && volume.stats().allocated_bytes >= GRAFT_BYTES_MIN
+            && let Some(grafted) = volumes.graft(node, &volume).map_err(failed)?
+        {
+            target = grafted;
+        }
         if to_end > node.size_in(&target) {
             target = volumes.grow_for(node, to_end).map_err(|error| of_growth("grow", &error))?;
         }
@@ -110,8 +127,25 @@ impl Transfer {
         pieces.finish(outcome).map(|copied| copied as u32)
     }
 
+    /// Has the target share what it can; says which bytes of the copy need not be made any more.
+    fn share(&self) -> VecDeque<Range<u64>> {
+        if self.from != self.to {
+            return VecDeque::new();
+        }
+        let shared = self
+            .target
+            .share(&self.source, self.from, self.len, SHARE_BYTES_MIN)
+            .unwrap_or_else(|error| {
+                // Copying will tell what is wrong.
+                log::debug!("{}: nothing is shared: {error}", self.target.name());
+                Vec::new()
+            });
+        shared.into_iter().map(|bytes| bytes.start - self.from..bytes.end - self.from).collect()
+    }
+
     /// Goes over the source and starts one piece after the other.
     fn start_all(&self, pieces: &mut Pieces<'_>) -> Outcome<()> {
+        let mut shared = self.share();
         let (mut at, mut data) = (0, 0);
         while at < self.len {
             let found = waited(|done| self.source.seek_data(self.from + at, done))?;
@@ -126,12 +160,22 @@ impl Transfer {
             let found = waited(|done| self.source.seek_hole(self.from + at, done))?;
             let hole_at = self.len.min(found.saturating_sub(self.from));
             while at < hole_at {
+                while shared.front().is_some_and(|bytes| bytes.end <= at) {
+                    shared.pop_front();
+                }
+                let next = shared.front().map_or(hole_at, |bytes| bytes.start);
+                if next <= at {
+                    let end = shared.front().map_or(at, |bytes| bytes.end.min(hole_at));
+                    pieces.start(end - at, done_already(end - at))?;
+                    at = end;
+                    continue;
+                }
                 if data >= DATA_BYTES_MAX {
                     return Ok(());
                 }
                 // From the second on, pieces begin at whole sectors of the target.
                 let most = PIECE_BYTES_MAX - (self.to + at) % PIECE_BYTES_MAX;
-                let len = most.min(hole_at - at);
+                let len = most.min(hole_at.min(next) - at);
                 pieces.start(len, self.data(at, len))?;
                 (at, data) = (at + len, data + len);
             }
@@ -215,6 +259,14 @@ impl<'a> Pieces<'a> {
         self.broken = done < len;
         if self.broken { Err(Errno::EIO) } else { Ok(()) }
     }
+}
+
+/// A piece that needs nothing to be done.
+fn done_already(len: u64) -> Receiver<Result<u64>> {
+    let (tell, told) = bounded(1);
+    // There is room for it.
+    let _ = tell.send(Ok(len));
+    told
 }
 
 /// The outcome of a call that takes a callback.

@@ -17,5 +17,5 @@ mod pace;
 mod sequencer;
 mod uploader;
 
-pub(crate) use orders::{Committed, Orders};
+pub(crate) use orders::{Committed, Orders, ShareRequest};
 pub(crate) use sequencer::{Position, Sequencer, WINDOW};

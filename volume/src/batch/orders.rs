@@ -1,11 +1,14 @@
 //! What others ask of the sequencer, and what they can see of it.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use crossbeam::channel::Sender;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::format::{Holder, SharedExtent};
 use crate::history_window::HistoryBegin;
 use crate::log::FlushDone;
 use crate::units::{LogSeq, ObjectSeq};
@@ -49,10 +52,24 @@ pub(super) struct State {
     /// Checkpoints asked for, and how many of these requests were answered.
     pub(super) asked: u64,
     pub(super) answered: u64,
+    /// What other objects hold and this volume is to share, the oldest request first.
+    shares: VecDeque<ShareRequest>,
     /// Flushes that wait for the store.
     waiters: Vec<(LogSeq, Deadline, FlushDone)>,
     /// Why the thread has ended.
     pub(super) ended: Option<Error>,
+}
+
+/// Data that a volume is to share. Without an answer the volume has ended.
+pub(crate) struct ShareRequest {
+    /// What is to be shared, in the order of the disk.
+    pub(crate) extents: Vec<SharedExtent>,
+    /// The objects that hold it, ascending.
+    pub(crate) holders: Vec<Holder>,
+    /// Those up to this are kept by the volume's base, whether the volume knows them or not.
+    pub(crate) kept_by_base: ObjectSeq,
+    /// Gets what is shared once that is committed.
+    pub(crate) answer: Sender<Vec<SharedExtent>>,
 }
 
 impl std::fmt::Debug for Orders {
@@ -105,6 +122,24 @@ impl Orders {
             self.changed.wait_for(&mut state, time);
         }
         state.answered >= asked
+    }
+
+    /// Asks for data to be shared.
+    pub(crate) fn share(&self, request: ShareRequest) {
+        let mut state = self.state.lock();
+        if state.ended.is_none() && !state.last {
+            state.shares.push_back(request);
+        }
+    }
+
+    /// The oldest request to share data. None is left once the last checkpoint was asked for: nothing
+    /// may follow it.
+    pub(super) fn take_share(&self) -> Option<ShareRequest> {
+        let mut state = self.state.lock();
+        if state.last {
+            state.shares.clear();
+        }
+        state.shares.pop_front()
     }
 
     /// The highest object committed.
@@ -168,7 +203,10 @@ impl Orders {
 
     /// Notes that the thread has ended; whoever waits gets `cause`.
     pub(crate) fn end(&self, cause: &Error) {
-        self.publish(|o| o.ended = Some(cause.clone()));
+        self.publish(|o| {
+            o.ended = Some(cause.clone());
+            o.shares.clear();
+        });
         self.answer(|_, _| Some(Err(cause.clone())));
     }
 

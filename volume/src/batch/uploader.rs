@@ -22,7 +22,7 @@ use crate::cache::FrameKey;
 use crate::checkpoint::KeptLeaf;
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::format::{DataHeader, ObjectHeader, Stamp, Superblock};
+use crate::format::{DataHeader, ObjectHeader, SharedExtent, SharedHeader, Stamp, Superblock};
 use crate::health::count;
 use crate::log::WriteLog;
 use crate::map::LeafItem;
@@ -40,6 +40,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 pub(crate) enum Job {
     /// Create a data object.
     Data { stamp: Stamp, batch: Box<Batch> },
+    /// Create an object that shares data.
+    Shared { header: Box<SharedHeader>, answer: Sender<Vec<SharedExtent>> },
     /// Create a checkpoint, whose bytes are ready.
     Checkpoint { stamp: Stamp, head: Vec<u8>, body: Arc<Vec<u8>> },
     /// A checkpoint is committed: keep its leaves locally and name it in the superblock.
@@ -51,6 +53,7 @@ impl Job {
     fn seq(&self) -> ObjectSeq {
         match self {
             Job::Data { stamp, .. } | Job::Checkpoint { stamp, .. } => stamp.seq,
+            Job::Shared { header, .. } => header.stamp().seq,
             Job::Publish { .. } => ObjectSeq::ZERO,
         }
     }
@@ -63,6 +66,8 @@ pub(crate) type SuperblockChange = Box<dyn Fn(&mut Superblock) -> Result<()> + S
 pub(crate) enum Outcome {
     /// The data object exists.
     Data { header: Box<DataHeader>, batch: Box<Batch>, bytes: u64 },
+    /// The object that shares data exists.
+    Shared { header: Box<SharedHeader>, answer: Sender<Vec<SharedExtent>>, bytes: u64 },
     /// The checkpoint exists.
     Checkpoint { stamp: Stamp },
     /// The superblock names the checkpoint.
@@ -187,6 +192,15 @@ impl Worker {
     fn carry_out(&self, job: Job) -> Result<Outcome> {
         match job {
             Job::Data { stamp, batch } => self.put_data(stamp, batch),
+            Job::Shared { header, answer } => {
+                let stamp = header.stamp();
+                let object =
+                    header.encode().map_err(|e| e.of(self.core.stream.describe(stamp.seq)))?;
+                self.core.step("share.put")?;
+                self.put(stamp, &[IoSlice::new(&object)])?;
+                self.core.step("share.created")?;
+                Ok(Outcome::Shared { header, answer, bytes: object.len() as u64 })
+            }
             Job::Checkpoint { stamp, head, body } => {
                 self.core.step("checkpoint.put")?;
                 self.put(&stamp, &[IoSlice::new(&head), IoSlice::new(&body)])?;

@@ -53,7 +53,10 @@ pub(crate) fn look_at_strays(
             strays.may_be_volume |= kind == ObjectKind::Checkpoint || *seq == ObjectSeq::new(1);
             match kind {
                 ObjectKind::Fence | ObjectKind::Filler => strays.guards += 1,
-                ObjectKind::Data | ObjectKind::Moved | ObjectKind::Checkpoint => {
+                ObjectKind::Data
+                | ObjectKind::Moved
+                | ObjectKind::Shared
+                | ObjectKind::Checkpoint => {
                     strays.others.push(*seq);
                     strays.bytes += bytes;
                 }

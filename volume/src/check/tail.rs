@@ -5,6 +5,8 @@
 //!          '--------------'  ^  '---'     tells that 46 was committed: then 46 is lost
 //!             rolled forward |  uploads beside it, of a writer that is at it or dead
 //! ```
+//! What an object shares must be there as well.
+//!
 //! A listing is no snapshot, so what it lacks is looked for again before anything is said of it.
 
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ use super::report::{Finding, Severity};
 use super::survey::{AT_ONCE, Looked, survey};
 use super::volume::{ADVICE_RESTORE, Context};
 use crate::error::Result;
-use crate::format::{CheckpointHeader, ObjectHeader};
+use crate::format::{CheckpointHeader, ObjectHeader, SharedHeader};
 use crate::stream::Found;
 use crate::units::{Epoch, Extent, ObjectSeq};
 
@@ -62,6 +64,7 @@ struct Brief {
 enum Kind {
     Data,
     Moved,
+    Shared,
     Checkpoint,
     Fence,
     Filler,
@@ -74,6 +77,9 @@ impl Brief {
             ObjectHeader::Data(data) => {
                 let kind = if data.moved_from().is_some() { Kind::Moved } else { Kind::Data };
                 (kind, data.extents().last().map_or(0, |last| last.extent.end().get()))
+            }
+            ObjectHeader::Shared(shared) => {
+                (Kind::Shared, shared.extents().last().map_or(0, |last| last.extent.end().get()))
             }
             ObjectHeader::Checkpoint(_) => (Kind::Checkpoint, 0),
             ObjectHeader::Fence(_) => (Kind::Fence, 0),
@@ -103,6 +109,7 @@ pub(crate) fn check_tail(cx: &Context<'_>, from: From, listing: &Listing) -> Res
         proven: from.committed,
         epoch: from.epoch,
         is_sure: from.is_epoch_known,
+        shared: BTreeMap::new(),
         tail: Tail::default(),
     };
     for some in listed.chunks(AT_ONCE) {
@@ -123,6 +130,8 @@ struct Walk<'a> {
     epoch: Epoch,
     /// Whether the epoch is known: what is lost may have been a fence.
     is_sure: bool,
+    /// Those of them that share data.
+    shared: BTreeMap<ObjectSeq, SharedHeader>,
     tail: Tail,
 }
 
@@ -151,8 +160,10 @@ impl Walk<'_> {
         // Of a writer that was deposed both are still true.
         self.proven = self.proven.max(brief.committed.min(seq)).max(before);
         self.briefs.insert(seq, Some(brief));
-        if let ObjectHeader::Checkpoint(header) = found.header {
-            self.tail.newest = Some(header);
+        match found.header {
+            ObjectHeader::Checkpoint(header) => self.tail.newest = Some(header),
+            ObjectHeader::Shared(header) => drop(self.shared.insert(seq, header)),
+            _ => {}
         }
     }
 
@@ -260,13 +271,39 @@ impl Walk<'_> {
         if self.is_sure && !is_fence && brief.epoch > self.epoch {
             wrong("its epoch has no fence")?;
         }
-        if brief.kind == Kind::Data && brief.end > brief.sectors {
+        if matches!(brief.kind, Kind::Data | Kind::Shared) && brief.end > brief.sectors {
             wrong("it writes beyond the end of the volume")?;
         }
         self.epoch = brief.epoch;
         self.is_sure |= is_fence;
         if matches!(brief.kind, Kind::Data | Kind::Moved) {
             self.tail.data.push(seq);
+        }
+        if let Some(shared) = self.shared.remove(&seq) {
+            self.check_holders(seq, &shared)?;
+        }
+        Ok(())
+    }
+
+    /// Whether what is shared is there. It counts as data of the tail: the checkpoint may know nothing
+    /// of it yet.
+    fn check_holders(&mut self, seq: ObjectSeq, shared: &SharedHeader) -> Result<()> {
+        let holders: Vec<_> = shared.holders().iter().map(|holder| holder.object).collect();
+        for some in holders.chunks(AT_ONCE) {
+            let looked = survey(self.cx.stream, some, |stream, holder| stream.find(holder))?;
+            for (holder, looked) in some.iter().zip(looked) {
+                match looked {
+                    Looked::Found(_) => self.tail.data.push(*holder),
+                    Looked::Damaged(error) => self.cx.desk.damaged(&error, ADVICE_RESTORE),
+                    Looked::Missing if self.cx.judge.has_moved_on(self.covers)? => {}
+                    Looked::Missing => {
+                        let detail = format!("it is missing, and object {seq} shares its data");
+                        let what = self.cx.stream.describe(*holder);
+                        let finding = Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE);
+                        self.cx.desk.found(finding);
+                    }
+                }
+            }
         }
         Ok(())
     }

@@ -153,8 +153,12 @@ fn check_snapshot(
             cx.desk.found(Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE));
             break;
         }
-        if let Looked::Found(ObjectHeader::Data(_)) = Looked::of(cx.stream.header(seq))? {
-            needed.push(seq);
+        match Looked::of(cx.stream.header(seq))? {
+            Looked::Found(ObjectHeader::Data(_)) => needed.push(seq),
+            Looked::Found(ObjectHeader::Shared(shared)) => {
+                needed.extend(shared.holders().iter().map(|holder| holder.object));
+            }
+            _ => {}
         }
         seq = seq.next();
     }
@@ -167,7 +171,9 @@ fn is_other(header: &CheckpointHeader, superblock: &Superblock) -> bool {
 
 /// Where the roll-forward begins.
 fn enter(superblock: &Superblock, root: Option<&CheckpointHeader>) -> From {
-    let covers = superblock.checkpoint.map_or(ObjectSeq::ZERO, |checkpoint| checkpoint.covers);
+    // A clone that begins without content has no checkpoint yet, and none of its base's numbers.
+    let blank = superblock.bases.last().map_or(ObjectSeq::ZERO, |base| base.through);
+    let covers = superblock.checkpoint.map_or(blank, |checkpoint| checkpoint.covers);
     let fences = root.map(|root| root.fences.as_slice()).unwrap_or_default();
     let last = fences.iter().rfind(|fence| fence.id.seq <= covers);
     From {

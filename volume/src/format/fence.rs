@@ -72,13 +72,17 @@ impl FillerHeader {
     }
 }
 
-fn encode_bodyless(kind: ObjectKind, stamp: Stamp, tables: &[u8]) -> FormatResult<Vec<u8>> {
+pub(super) fn encode_bodyless(
+    kind: ObjectKind,
+    stamp: Stamp,
+    tables: &[u8],
+) -> FormatResult<Vec<u8>> {
     let header_len = header_len(tables)?;
     let common = CommonHeader { kind, clean: false, header_len, body_len: 0, stamp };
     Ok(encode_with_tables(&common, tables))
 }
 
-fn bodyless(common: &CommonHeader) -> FormatResult<Stamp> {
+pub(super) fn bodyless(common: &CommonHeader) -> FormatResult<Stamp> {
     if common.body_len == 0 {
         Ok(common.stamp)
     } else {

@@ -6,7 +6,7 @@
 //!   log_header   two per log file      name_record   volumes/<name>
 //!   log_record   the ring's content    superblock    data/<uuid>/super
 //!   leaf         also in sled          object        data/<uuid>/o/<seq>
-//!                                        = object_header + data_object | checkpoint | fence
+//!                                        = object_header + data_object | shared_object | checkpoint | fence
 //!                                          checkpoint bodies hold `leaf`s,
 //!                                          data bodies hold `compress`ed frames
 //! ```
@@ -36,6 +36,7 @@ pub mod log_record;
 pub mod name_record;
 pub mod object;
 pub mod object_header;
+pub mod shared_object;
 pub mod snapshot;
 pub mod superblock;
 #[cfg(test)]
@@ -56,5 +57,6 @@ pub use log_record::{
 pub use name_record::NameRecord;
 pub use object::ObjectHeader;
 pub use object_header::{CommonHeader, ObjectKind, Stamp, peek};
+pub use shared_object::{Holder, SHARED_EXTENTS_MAX, SharedExtent, SharedHeader};
 pub use snapshot::{Base, Snapshot};
 pub use superblock::{CheckpointRef, FileAttrs, Section, StoredOptions, Superblock, VolumeState};

@@ -5,6 +5,7 @@ use super::data_object::DataHeader;
 use super::error::FormatResult;
 use super::fence::{FenceHeader, FillerHeader};
 use super::object_header::{ObjectKind, Stamp, peek};
+use super::shared_object::SharedHeader;
 
 /// A decoded header, by kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub enum ObjectHeader {
     Fence(FenceHeader),
     /// Nothing but its number.
     Filler(FillerHeader),
+    /// Data that other objects hold.
+    Shared(SharedHeader),
 }
 
 impl ObjectHeader {
@@ -31,6 +34,7 @@ impl ObjectHeader {
             ObjectKind::Checkpoint => Self::Checkpoint(CheckpointHeader::decode(bytes)?),
             ObjectKind::Fence => Self::Fence(FenceHeader::decode(bytes)?),
             ObjectKind::Filler => Self::Filler(FillerHeader::decode(bytes)?),
+            ObjectKind::Shared => Self::Shared(SharedHeader::decode(bytes)?),
         })
     }
 
@@ -41,6 +45,7 @@ impl ObjectHeader {
             Self::Checkpoint(header) => &header.stamp,
             Self::Fence(header) => &header.stamp,
             Self::Filler(header) => &header.stamp,
+            Self::Shared(header) => header.stamp(),
         }
     }
 }
@@ -51,7 +56,16 @@ mod tests {
     use crate::format::error::FormatError;
     use crate::format::ids::ShortText;
     use crate::format::testing::stamp;
-    use crate::units::ObjectSeq;
+    use crate::format::{Holder, Place, SharedExtent};
+    use crate::units::{Extent, Lba, ObjectSeq};
+
+    fn shared() -> SharedHeader {
+        let object = ObjectSeq::new(7);
+        let extent = Extent::new(Lba::new(8), 16).unwrap();
+        let holder = Holder { object, data_sectors: 16, stored_bytes: 9000 };
+        let extents = vec![SharedExtent { extent, from: Place { object, sector: 0 } }];
+        SharedHeader::new(stamp(), vec![holder], extents).unwrap()
+    }
 
     #[test]
     fn every_kind_is_told_apart() {
@@ -70,6 +84,7 @@ mod tests {
             }),
             ObjectHeader::Fence(FenceHeader { stamp: stamp(), host: ShortText::default() }),
             ObjectHeader::Filler(FillerHeader { stamp: stamp() }),
+            ObjectHeader::Shared(shared()),
         ];
         for header in headers {
             let bytes = match &header {
@@ -77,6 +92,7 @@ mod tests {
                 ObjectHeader::Checkpoint(header) => header.encode().unwrap(),
                 ObjectHeader::Fence(header) => header.encode().unwrap(),
                 ObjectHeader::Filler(header) => header.encode().unwrap(),
+                ObjectHeader::Shared(header) => header.encode().unwrap(),
             };
             assert_eq!(header.stamp(), &stamp());
             assert_eq!(ObjectHeader::decode(&bytes), Ok(header));

@@ -4,7 +4,7 @@
 //!   0 +-----------------+
 //!     | common, 128     |  this file; verifiable on its own
 //! 128 +-----------------+
-//!     | tables          |  by kind: data_object.rs, checkpoint.rs, fence.rs
+//!     | tables          |  by kind: data_object.rs, shared_object.rs, checkpoint.rs, fence.rs
 //!     +-----------------+  header length
 //!     | body            |  frames of a data object, leaves of a checkpoint
 //!     +-----------------+
@@ -68,6 +68,8 @@ pub enum ObjectKind {
     Fence = 4,
     /// Takes a number so that a delayed create cannot.
     Filler = 5,
+    /// Takes over data that other objects hold.
+    Shared = 6,
 }
 
 impl ObjectKind {
@@ -78,6 +80,7 @@ impl ObjectKind {
             3 => Self::Checkpoint,
             4 => Self::Fence,
             5 => Self::Filler,
+            6 => Self::Shared,
             _ => return Err(FormatError::UnknownKind(raw)),
         })
     }
@@ -282,7 +285,7 @@ mod tests {
             peek(&bytes).expect_err("not of this version")
         };
         assert_eq!(changed(8, 2), FormatError::NewerVersion { found: 2, known: 1 });
-        assert_eq!(changed(12, 6), FormatError::UnknownKind(6));
+        assert_eq!(changed(12, 7), FormatError::UnknownKind(7));
         assert_eq!(changed(12, 200), FormatError::UnknownKind(200));
     }
 

@@ -8,6 +8,7 @@
 //! | the volume is resized | [`Maps::resize`]: a shrink is a trim of all beyond the new end |
 //! | an object is committed | [`Maps::commit`], as often as it has slices: dirty to clean |
 //! | one with moved data is | [`Maps::commit_moved`], likewise: clean to clean |
+//! | one that shares data is | [`Maps::commit_shared`], likewise: into the clean map |
 //!
 //! A record must be in the dirty map before the sequencer may take it: the commit of its
 //! object removes it from there, and one that came later would stay for ever.
@@ -21,7 +22,7 @@ use super::clean_map::{Absent, CleanMap, CleanPiece, Halted};
 use super::dirty_map::{DirtyExtent, DirtyMap, DirtySource, Piece};
 use super::leaf::Leaf;
 use super::object_table::ObjectTable;
-use crate::format::{CheckpointHeader, LeafRef, MovedExtent};
+use crate::format::{CheckpointHeader, LeafRef, MovedExtent, SharedExtent};
 use crate::units::{Extent, Lba, LogPos, LogSeq, ObjectSeq};
 
 /// A part of the answer of [`Maps::lookup`].
@@ -128,6 +129,12 @@ impl Maps {
     /// The map of an empty volume of `sectors` sectors.
     pub fn new(sectors: u64) -> Self {
         Self { sectors, ..Self::default() }
+    }
+
+    /// The empty map of a clone that begins without content; objects up to `base_through` belong to its
+    /// base.
+    pub fn of_blank_clone(sectors: u64, base_through: ObjectSeq) -> Self {
+        Self { sectors, objects: ObjectTable::of_records(&[], base_through), ..Self::default() }
     }
 
     /// The map that a checkpoint describes, none of its leaves here. Objects up to `base_through`
@@ -316,6 +323,27 @@ impl Maps {
                 applied.map_err(stopped)?;
                 objects.gained(object, extent.sectors());
             }
+        }
+        Ok(())
+    }
+
+    /// Commits what `object` says that others hold, which are known: the map points there. Whatever is
+    /// dirty is newer and stays.
+    ///
+    /// # Errors
+    /// A leaf is not here.
+    pub fn commit_shared(
+        &mut self,
+        object: ObjectSeq,
+        slice: &[SharedExtent],
+    ) -> Result<(), Stopped> {
+        let Self { clean, objects, .. } = self;
+        for (done, SharedExtent { extent, from }) in slice.iter().enumerate() {
+            let freed =
+                |lost: ObjectSeq, sectors: u32| objects.freed(lost, u64::from(sectors), object);
+            let applied = clean.apply_data(*extent, from.object, from.sector, object, freed);
+            applied.map_err(|absent| Stopped { done, absent })?;
+            objects.regained(from.object, extent.sectors());
         }
         Ok(())
     }

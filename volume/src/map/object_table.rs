@@ -6,8 +6,9 @@
 //! ```
 //! The live count follows the clean map: it rises where an extent is mapped to the object and
 //! falls where one is overwritten, trimmed or moved. It can therefore always be counted anew from
-//! the leaves. It never rises again from zero: only the object's own commit maps anything to it, and
-//! a rollback, to what a snapshot has kept.
+//! the leaves. Only the object's own commit maps anything to it, and what brings back data that was
+//! kept for others: a rollback, and the commit of an object that shares it. What is condemned never
+//! comes back.
 //! The cleaner chooses its victims by it.
 //!
 //! Two kinds of objects are kept, but are not the head's own: dead ones that a snapshot or the window
@@ -16,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::format::ObjectRecord;
+use crate::format::{Holder, ObjectRecord};
 use crate::units::ObjectSeq;
 
 /// An object's size and use.
@@ -235,6 +236,13 @@ impl ObjectTable {
         self.objects.get(&object).is_some_and(|usage| !usage.condemned)
     }
 
+    /// What holds data, as somebody else may share it; `None` if it is not known, or may be deleted.
+    pub fn holder(&self, object: ObjectSeq) -> Option<Holder> {
+        let usage = self.objects.get(&object).filter(|usage| !usage.condemned)?;
+        let ObjectUsage { data_sectors, stored_bytes, .. } = *usage;
+        Some(Holder { object, data_sectors, stored_bytes })
+    }
+
     /// Whether this is a number of a base.
     pub fn is_base_number(&self, object: ObjectSeq) -> bool {
         object <= self.base_through
@@ -247,6 +255,25 @@ impl ObjectTable {
         if let Some(sum) = self.sums.get_mut(usage.class as usize) {
             sum.live_sectors += sectors;
         }
+    }
+
+    /// Makes sure that what holds data which is to be shared is known. False if it is not there any
+    /// more, or may be deleted.
+    pub fn hold(&mut self, holder: &Holder) -> bool {
+        if !self.objects.contains_key(&holder.object) && self.is_base_number(holder.object) {
+            // What is dead of a base is forgotten, but the base keeps it.
+            self.add(holder.object, holder.data_sectors, holder.stored_bytes);
+        }
+        let usage = self.objects.get(&holder.object);
+        usage.is_some_and(|usage| !usage.condemned && usage.data_sectors == holder.data_sectors)
+    }
+
+    /// Counts `sectors` of `object`, which may have been dead, as live again.
+    pub fn regained(&mut self, object: ObjectSeq, sectors: u64) {
+        self.change(object, |usage| {
+            usage.live_sectors += sectors;
+            usage.dead_since = None;
+        });
     }
 
     /// Counts `sectors` fewer of `object` as live, by the commit of `change`.

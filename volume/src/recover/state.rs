@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::checkpoint::{Root, read_checkpoint};
 use crate::error::{Error, Result};
-use crate::format::{CheckpointRef, FenceRecord, ObjectHeader, Snapshot, Stamp, Superblock};
+use crate::format::{
+    CheckpointRef, FenceRecord, ObjectHeader, SharedHeader, Snapshot, Stamp, Superblock,
+};
 use crate::leaf_loader::LeafLoader;
 use crate::map::{Absent, CommitExtent, Maps, Pin, Stopped};
 use crate::stream::{Found, Stream};
@@ -52,7 +54,12 @@ impl StreamState {
     ) -> Result<Self> {
         let size = superblock.size_bytes / crate::units::SECTOR_BYTES;
         let mut state = Self::empty(size, loader);
-        let Some(checkpoint) = superblock.checkpoint else { return Ok(state) };
+        let Some(checkpoint) = superblock.checkpoint else {
+            // A clone may begin without content, but not with its base's numbers.
+            state.next = stream.base_through().next();
+            state.maps = Maps::of_blank_clone(size, stream.base_through());
+            return Ok(state);
+        };
         state.enter_at(stream, checkpoint)?;
         // The first checkpoint of a clone is its base's, and so may be what follows it.
         if let Some(base) = stream.bases().last().filter(|base| checkpoint.seq <= base.through) {
@@ -209,8 +216,31 @@ impl StreamState {
                     self.maps.note_checkpoint(checkpoint.covers, self.root.leaves());
                 }
             }
+            ObjectHeader::Shared(shared) => self.share(stream, shared, *bytes)?,
             ObjectHeader::Fence(_) | ObjectHeader::Filler(_) => {}
         }
+        Ok(())
+    }
+
+    /// Takes in data that other objects hold.
+    fn share(&mut self, stream: &Stream, shared: &SharedHeader, bytes: u64) -> Result<()> {
+        let Stamp { seq, size_sectors, .. } = *shared.stamp();
+        if shared.extents().last().is_some_and(|last| last.extent.end().get() > size_sectors) {
+            let detail = "it shares data beyond the end of the volume";
+            return Err(Error::damaged(stream.describe(seq), detail));
+        }
+        let objects = self.maps.objects_mut();
+        if let Some(lost) = shared.holders().iter().find(|holder| !objects.hold(holder)) {
+            let detail = format!("object {seq} shares its data, and it is gone or another one");
+            return Err(Error::damaged(stream.describe(lost.object), detail));
+        }
+        objects.add(seq, 0, bytes);
+        self.commit(
+            shared.extents(),
+            |shared| shared.extent,
+            |maps, slice| maps.commit_shared(seq, slice),
+        )?;
+        self.maps.objects_mut().settle(seq);
         Ok(())
     }
 

@@ -74,13 +74,18 @@ impl Engine {
         let cell = self.cell(name)?;
         let made = self.make_clone(name, &cell, found, new, uuid, attrs);
         if made.is_err() {
-            // What cannot be undone now is an orphan, which later deletions find.
-            let undone = self.drop_orphans(&cell, found).and_then(|()| drop_unused(&cell));
-            if let Err(left) = undone {
-                log::warn!("{name}: an entry for a clone that was not made stays: {left}");
-            }
+            self.undo_clone(name, &cell, found);
         }
         made
+    }
+
+    /// Drops the entry of a clone that was not made. What cannot be undone now is an orphan, which later
+    /// deletions find.
+    pub(super) fn undo_clone(&self, name: &VolumeName, cell: &SuperblockCell, found: &Snapshot) {
+        let undone = self.drop_orphans(cell, found).and_then(|()| drop_unused(cell));
+        if let Err(left) = undone {
+            log::warn!("{name}: an entry for a clone that was not made stays: {left}");
+        }
     }
 
     fn make_clone(
@@ -92,23 +97,7 @@ impl Engine {
         uuid: Uuid,
         attrs: FileAttrs,
     ) -> Result<VolumeInfo> {
-        self.step("clone.pin")?;
-        cell.update(|superblock| {
-            if superblock.state == VolumeState::Deleting {
-                return Err(Error::Deleted(name.to_string()));
-            }
-            let mut all = superblock.snapshots.iter_mut();
-            let kept =
-                all.find(|kept| kept.id == found.id).ok_or_else(|| Error::NoSuchSnapshot {
-                    volume: name.to_string(),
-                    snapshot: found.name.as_str().to_owned(),
-                })?;
-            if !kept.clones.contains(&uuid) {
-                kept.clones.push(uuid);
-            }
-            Ok(())
-        })?;
-        self.step("clone.pinned")?;
+        self.pin_for_clone(name, cell, found, uuid)?;
         let base = cell.get();
         let mut bases = base.bases.clone();
         let (at, through) = (found.at, found.through());
@@ -134,6 +123,33 @@ impl Engine {
             unknown: Vec::new(),
         };
         self.catalog.create(superblock).map(|made| self.describe(&made))
+    }
+
+    /// Enters a clone in the list of its snapshot, which stays for it.
+    pub(super) fn pin_for_clone(
+        &self,
+        name: &VolumeName,
+        cell: &SuperblockCell,
+        found: &Snapshot,
+        uuid: Uuid,
+    ) -> Result<()> {
+        self.step("clone.pin")?;
+        cell.update(|superblock| {
+            if superblock.state == VolumeState::Deleting {
+                return Err(Error::Deleted(name.to_string()));
+            }
+            let mut all = superblock.snapshots.iter_mut();
+            let kept =
+                all.find(|kept| kept.id == found.id).ok_or_else(|| Error::NoSuchSnapshot {
+                    volume: name.to_string(),
+                    snapshot: found.name.as_str().to_owned(),
+                })?;
+            if !kept.clones.contains(&uuid) {
+                kept.clones.push(uuid);
+            }
+            Ok(())
+        })?;
+        self.step("clone.pinned")
     }
 
     /// Drops clones of a snapshot that were never made, or are gone.

@@ -65,8 +65,11 @@ impl Engine {
 /// Names no base in the superblock any more. False if the checkpoint that is named needs it still, or
 /// another one was named meanwhile.
 fn cut(volume: &Volume, cell: &SuperblockCell, base: Base) -> Result<bool> {
+    // Nothing of the base may come to be shared meanwhile, nor have been since that checkpoint.
+    let _alone = volume.writer()?.sharing.lock();
     let Some(named) = cell.get().checkpoint else { return Ok(false) };
-    if needs_base(volume, named, base)? {
+    let is_used = volume.core.maps.read().objects().of_base().live_sectors > 0;
+    if is_used || needs_base(volume, named, base)? {
         return Ok(false);
     }
     cell.try_update(|superblock| {

@@ -50,7 +50,12 @@ impl Engine {
         self.clone_at(name, &found, new, uuid, attrs)
     }
 
-    fn keep_moment(&self, name: &VolumeName, moment: Moment, uuid: Uuid) -> Result<Snapshot> {
+    pub(super) fn keep_moment(
+        &self,
+        name: &VolumeName,
+        moment: Moment,
+        uuid: Uuid,
+    ) -> Result<Snapshot> {
         let gone = || {
             let moment = match moment {
                 Moment::Object(seq) => format!("object {seq}"),

@@ -15,6 +15,7 @@
 
 mod clone;
 mod flatten;
+mod graft;
 mod history;
 mod known;
 

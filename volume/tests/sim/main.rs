@@ -6,6 +6,7 @@
 //!   hosts      two and three hosts              campaign     the same at random
 //!   follow     readers of a live writer         catalog      create, rename, delete
 //!   check      proofs, and planted damage       orphans      what belongs to no volume
+//!   sharing    data of one volume in another    model        all that volumes can do, at random
 //!      \            |            |            /
 //!       world: boots, requests, crashes, checks  <- workload: what programs do
 //!        |                 |               |
@@ -41,6 +42,7 @@ mod rng;
 mod scripts;
 mod seeds;
 mod shared;
+mod sharing;
 mod ssd;
 mod stamp;
 mod store;

@@ -42,6 +42,8 @@ struct Model {
     /// Which snapshot a clone comes from.
     origins: BTreeMap<String, (String, String)>,
     next: u64,
+    /// What came to be shared.
+    shared_bytes: u64,
     memory: u64,
     history: HistoryRetention,
 }
@@ -88,6 +90,7 @@ impl Model {
             expected: BTreeMap::new(),
             origins: BTreeMap::new(),
             next: 1,
+            shared_bytes: 0,
             history: HistoryRetention {
                 age: seed.is_multiple_of(3).then_some(Duration::from_hours(24)),
                 bytes: (seed % 3 == 1).then_some(200 << 10),
@@ -237,6 +240,7 @@ impl Model {
                 (Some((of, String::new())), blocks)
             }
         };
+        println!("  {new} is a clone of {of:?}");
         self.origins.extend(of.map(|of| (new.clone(), of)));
         self.expected.insert(new, Expected { blocks, ..Expected::default() });
     }
@@ -297,6 +301,63 @@ impl Model {
         }
     }
 
+    /// Has a volume share a part of another one or of a snapshot. A new one may become a clone for that.
+    fn share(&mut self) {
+        let (source, theirs, origin) = match self.pick_snapshot().filter(|_| self.rng_even()) {
+            Some((of, snapshot)) => {
+                let view = self.engine().open_snapshot(&named(&of), &named(&snapshot)).unwrap();
+                let blocks = self.expected[&of].snapshots[&snapshot].clone();
+                (view, blocks, (of, snapshot))
+            }
+            None => {
+                let of = self.pick();
+                (self.volume(&of), self.expected[&of].blocks.clone(), (of, String::new()))
+            }
+        };
+        let of = if self.expected.len() < 6 && self.rng.below(3) == 0 {
+            let new = self.fresh("v");
+            let blocks = vec![0; theirs.len()];
+            let size = BASE + theirs.len() as u64 * BLOCK;
+            self.engine().create(&named(&new), size, attrs()).unwrap();
+            if self.rng_even() {
+                self.volume(&new);
+                self.engine().close(&named(&new), Close::Drain).unwrap();
+            }
+            assert!(self.engine().graft(&named(&new), &source).unwrap(), "{new}");
+            self.origins.insert(new.clone(), origin);
+            self.expected.insert(new.clone(), Expected { blocks, ..Expected::default() });
+            new
+        } else {
+            self.pick()
+        };
+        let target = self.volume(&of);
+        if target.uuid() == source.uuid() && !source.is_read_only() {
+            return;
+        }
+        let start = self.rng.below(theirs.len() as u64);
+        let count = 1 + self.rng.below(theirs.len() as u64 - start);
+        let (offset, len) = (BASE + start * BLOCK, count * BLOCK);
+        let shared = target.share(&source, offset, len, 1).unwrap();
+        println!("  {of} shares {shared:?} of {:?}", self.origins.get(&of));
+        for range in shared {
+            assert!(range.start >= offset && range.end <= offset + len, "{range:?}");
+            assert!(range.start % BLOCK == 0 && range.end % BLOCK == 0, "{range:?}");
+            self.shared_bytes += range.end - range.start;
+            let nth = |at: u64| ((at - BASE) / BLOCK) as usize;
+            let blocks = nth(range.start)..nth(range.end);
+            let ours = &mut self.expected.get_mut(&of).unwrap().blocks;
+            ours[blocks.clone()].copy_from_slice(&theirs[blocks]);
+        }
+        // Whoever answered the last read may hold it still.
+        while source.is_read_only() && Arc::strong_count(&source) > 1 {
+            std::thread::yield_now();
+        }
+    }
+
+    fn rng_even(&mut self) -> bool {
+        self.rng.below(2) == 0
+    }
+
     fn delete(&mut self) {
         let of = self.pick();
         self.engine().close(&named(&of), Close::Keep).unwrap();
@@ -352,7 +413,7 @@ impl Model {
 
     fn step(&mut self) {
         let of = self.pick();
-        let what = self.rng.below(40);
+        let what = self.rng.below(43);
         println!("{what} on {of}, next {}", self.next);
         match what {
             0..=19 => self.write(&of),
@@ -374,6 +435,7 @@ impl Model {
                 self.dir = tempfile::tempdir().unwrap();
                 self.boot();
             }
+            40..=42 => self.share(),
             37 => self.check_store(),
             38 => self.flatten(),
             35 => self.note_moment(&of),

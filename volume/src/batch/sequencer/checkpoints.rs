@@ -40,7 +40,7 @@ impl Sequencer {
         asked: Option<(bool, u64)>,
         uploaders: &Uploaders,
     ) -> Result<bool> {
-        if self.prepared.is_some() || self.publishing || !self.may_create() {
+        if self.prepared.is_some() || self.publishing || self.sharing > 0 || !self.may_create() {
             return Ok(false);
         }
         let clean = match asked {

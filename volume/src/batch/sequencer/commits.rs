@@ -6,7 +6,7 @@ use super::{LOOK, Sequencer};
 use crate::batch::builder::Batch;
 use crate::batch::uploader::{Outcome, Uploaders, may_pass};
 use crate::error::{Error, Result};
-use crate::format::{DataHeader, LeafRef};
+use crate::format::{DataHeader, LeafRef, SharedHeader};
 use crate::map::{Absent, CommitExtent, Maps, Stopped};
 use crate::units::Extent;
 
@@ -42,6 +42,7 @@ impl Sequencer {
                 break;
             }
             let (seq, object) = object.remove_entry();
+            let mut shared = None;
             match object.done {
                 Some(Outcome::Data { header, batch, bytes }) => {
                     let is_moved = batch.moved_from.is_some();
@@ -50,6 +51,13 @@ impl Sequencer {
                     self.committed_sectors = header.common().stamp.size_sectors;
                     self.at.since_checkpoint += 1;
                     moved |= is_moved;
+                }
+                Some(Outcome::Shared { header, answer, bytes }) => {
+                    self.core.step("share.commit")?;
+                    self.apply_shared(&header, bytes)?;
+                    self.at.since_checkpoint += 1;
+                    self.sharing -= 1;
+                    shared = Some((answer, header));
                 }
                 Some(Outcome::Checkpoint { stamp }) => self.publish_checkpoint(&stamp, uploaders),
                 _ => {}
@@ -61,6 +69,11 @@ impl Sequencer {
                 self.log.release(cut.pos, cut.seq, seq);
             }
             self.orders.committed(object.through, seq, self.committed_sectors);
+            if let Some((answer, header)) = shared {
+                // Not before: a snapshot that is made next must contain it. Who asked may have ceased
+                // to wait.
+                let _ = answer.send(header.extents().to_vec());
+            }
         }
         if self.at.committed > before {
             self.cleaner.committed(moved);
@@ -93,6 +106,29 @@ impl Sequencer {
             let through = batch.through;
             self.commit(&extents, |e| e.extent, |maps, slice| maps.commit(seq, slice, through))?;
         }
+        let mut maps = core.maps.write();
+        maps.objects_mut().settle(seq);
+        core.memory.settle(&mut maps);
+        Ok(())
+    }
+
+    /// Points the clean map at what other objects hold. Nothing was condemned since that was seen to be
+    /// there, for no checkpoint is made meanwhile.
+    fn apply_shared(&self, header: &SharedHeader, bytes: u64) -> Result<()> {
+        let core = &self.core;
+        let _reading = core.readers.begin();
+        let seq = header.stamp().seq;
+        {
+            let mut maps = core.maps.write();
+            let objects = maps.objects_mut();
+            objects.add(seq, 0, bytes);
+            let gone = header.holders().iter().find(|holder| !objects.hold(holder));
+            if let Some(gone) = gone {
+                let detail = "it is gone while it was about to be shared";
+                return Err(Error::damaged(core.stream.describe(gone.object), detail));
+            }
+        }
+        self.commit(header.extents(), |e| e.extent, |maps, slice| maps.commit_shared(seq, slice))?;
         let mut maps = core.maps.write();
         maps.objects_mut().settle(seq);
         core.memory.settle(&mut maps);

@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 
 use crate::batch::buffers::Buffers;
 use crate::batch::builder::{Batch, Builder, Offer};
-use crate::batch::orders::Orders;
+use crate::batch::orders::{Orders, ShareRequest};
 use crate::batch::uploader::{Job, Outcome, Uploaders};
 use crate::checkpoint::{Prepared, Root};
 use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::format::{FenceRecord, LogPoint, Nonce, Stamp};
+use crate::format::{FenceRecord, LogPoint, Nonce, SharedExtent, SharedHeader, Stamp};
 use crate::gc::Cleaner;
 use crate::health::count;
 use crate::history_window::HistoryWindow;
@@ -105,6 +105,8 @@ pub(crate) struct Sequencer {
     /// The checkpoint in flight.
     prepared: Option<(Prepared, Kept)>,
     publishing: bool,
+    /// Objects in flight that share data: what they share may not be condemned meanwhile.
+    sharing: usize,
     /// Whether that is to be the last one.
     is_last: bool,
     /// Whether it could not be named, for there are snapshots that it does not know.
@@ -151,6 +153,7 @@ impl Sequencer {
             committed_sectors: at.size_sectors,
             prepared: None,
             publishing: false,
+            sharing: 0,
             is_last: false,
             repinned: Arc::default(),
             condemned: Vec::new(),
@@ -215,10 +218,11 @@ impl Sequencer {
             });
             let pointed = self.checkpoint_if_due(asked, uploaders)?;
             let moved = self.move_if_offered(uploaders);
+            let shared = self.share_if_asked(uploaders)?;
             self.give_up_late();
             let pressed = drain_to > committed || checkpoint.is_some() || self.is_late();
             uploaders.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
-            if !sealed && !pointed && !moved {
+            if !sealed && !pointed && !moved && !shared {
                 self.rest(pressed);
             }
         }
@@ -277,6 +281,43 @@ impl Sequencer {
         self.begin(stamp.seq, None);
         uploaders.submit(Job::Data { stamp, batch });
         true
+    }
+
+    /// Puts what somebody wants to share into the stream, as far as it may be.
+    fn share_if_asked(&mut self, uploaders: &Uploaders) -> Result<bool> {
+        // What the checkpoint being made condemns is not known before it is named.
+        let is_settled = self.prepared.is_none() && !self.publishing;
+        if !is_settled || !self.may_create() || !self.map_has_room() {
+            return Ok(false);
+        }
+        let Some(request) = self.orders.take_share() else { return Ok(false) };
+        let ShareRequest { mut extents, mut holders, kept_by_base, answer } = request;
+        let end = self.at.size_sectors;
+        extents.retain(|shared| shared.extent.end().get() <= end);
+        {
+            let maps = self.core.maps.read();
+            holders.retain(|holder| {
+                let known = maps.objects().holder(holder.object);
+                known.map_or(holder.object <= kept_by_base, |known| known == *holder)
+            });
+        }
+        let held = |shared: &SharedExtent| {
+            holders.binary_search_by_key(&shared.from.object, |holder| holder.object).is_ok()
+        };
+        extents.retain(held);
+        if extents.is_empty() {
+            // Who asked may have ceased to wait.
+            let _ = answer.send(extents);
+            return Ok(true);
+        }
+        self.core.step("share.begin")?;
+        let stamp = self.stamp();
+        let header = SharedHeader::new(stamp, holders, extents);
+        let header = Box::new(header.map_err(|e| e.of(self.core.stream.describe(stamp.seq)))?);
+        self.begin(stamp.seq, None);
+        self.sharing += 1;
+        uploaders.submit(Job::Shared { header, answer });
+        Ok(true)
     }
 
     /// Whether the window allows another object.
