@@ -117,66 +117,60 @@ fn cp_makes_a_volume_as_sparse_as_the_first() {
 }
 
 #[test]
-fn what_cp_copies_takes_no_room() {
-    need_mount!("cp", "cmp");
-    let lab = Lab::new();
-    let mount = lab.mount(&[]);
-    // Of a file with holes some versions of cp copy what they read.
-    let (first, second) = (make_volume(&mount, "img1", 40 * MIB), mount.file("img2"));
-    open(&first).write_all_at(&random(40 * MIB, 1), 0).unwrap();
-    lab.ok(&["flush", "img1", "--wait"]);
-    let before = bytes_below(&lab.store_dir());
-    tool("cp", &["--reflink=auto", text(&first), text(&second)]);
-    tool("cmp", &[text(&first), text(&second)]);
-    lab.ok(&["flush", "img2", "--wait"]);
-    let more = bytes_below(&lab.store_dir()) - before;
-    assert!(more < MIB, "{more} bytes more in the store");
-    assert_eq!(lab.json(&["info", "img2"])["base"]["volume"], "img1");
-
-    // Each goes its own way, and none is lost with the SSD.
-    open(&first).write_all_at(&random(8 * MIB, 4), 0).unwrap();
-    open(&second).write_all_at(&random(8 * MIB, 5), 20 * MIB).unwrap();
-    let sums = [&first, &second].map(|path| tool("cksum", &[text(path)]));
-    assert_ne!(sums[0].split(' ').next(), sums[1].split(' ').next());
-    mount.unmount();
-    lab.lose_cache();
-    let mount = lab.mount(&[]);
-    assert_eq!([&first, &second].map(|path| tool("cksum", &[text(path)])), sums);
-    // The first cannot go before the second; who wants that makes the second whole.
-    assert_eq!(fs::remove_file(&first).unwrap_err().raw_os_error(), Some(libc::EBUSY));
-    lab.ok(&["flatten", "img2"]);
-    fs::remove_file(&first).unwrap();
-    assert_eq!(tool("cksum", &[text(&second)]), sums[1]);
-    lab.ok(&["check", "--deep"]);
-    mount.unmount();
-}
-
-#[test]
-fn holes_beside_what_is_shared_stay_holes() {
+fn what_a_clone_gets_back_from_its_base_takes_no_room() {
     need_mount!();
     let lab = Lab::new();
     let mount = lab.mount(&[]);
     let size = 4 << 30;
-    let source = open(&make_volume(&mount, "source", size));
+    let path = make_volume(&mount, "base", size);
+    let base = open(&path);
     let data = [(MIB + 512, 20 * MIB), (size / 2, 300 << 10), (size - 8 * MIB, 7 * MIB + 5000)];
     for (at, len) in data {
-        source.write_all_at(&random(len, at), at).unwrap();
+        base.write_all_at(&random(len, at), at).unwrap();
     }
-    lab.ok(&["flush", "source", "--wait"]);
+    lab.ok(&["snapshot", "create", "base@then"]);
+    lab.ok(&["clone", "base@then", "twin"]);
+    // Both go their own ways.
+    base.write_all_at(&random(5 * MIB, 3), 2 * MIB).unwrap();
+    let twin = open(&mount.file("twin"));
+    twin.write_all_at(&random(30 * MIB, 4), 0).unwrap();
+    lab.ok(&["flush", "base", "--wait"]);
+    lab.ok(&["flush", "twin", "--wait"]);
+
     let before = bytes_below(&lab.store_dir());
-    let target = open(&make_volume(&mount, "target", size));
-    assert_eq!(copy((&source, 0), (&target, 0), size), Ok(size));
-    lab.ok(&["flush", "target", "--wait"]);
-    assert!(bytes_below(&lab.store_dir()) < before + MIB);
-    let mut found = vec![0; 21 * MIB as usize];
-    for (at, len) in data {
-        let found = &mut found[..len as usize];
-        target.read_exact_at(found, at).unwrap();
-        assert!(*found == random(len, at), "at {at}");
-    }
-    let blocks = [&source, &target].map(|file| file.metadata().unwrap().blocks());
+    let then = File::open(mount.path().join(".snapshots/base/then")).unwrap();
+    assert_eq!(copy((&then, 0), (&twin, 0), size), Ok(size));
+    lab.ok(&["flush", "twin", "--wait"]);
+    let more = bytes_below(&lab.store_dir()).saturating_sub(before);
+    assert!(more < MIB, "{more} bytes more in the store");
+    let assert_same = |twin: &File| {
+        let mut found = vec![0; 40 * MIB as usize];
+        twin.read_exact_at(&mut found, 0).unwrap();
+        let (hole, found_data) = found.split_at(MIB as usize + 512);
+        let (first, rest) = found_data.split_at(20 * MIB as usize);
+        assert!(first == random(20 * MIB, MIB + 512));
+        assert!(hole.iter().chain(rest).all(|byte| *byte == 0), "holes stay holes");
+        for (at, len) in data.into_iter().skip(1) {
+            let found = &mut found[..len as usize];
+            twin.read_exact_at(found, at).unwrap();
+            assert!(*found == random(len, at), "at {at}");
+        }
+    };
+    assert_same(&twin);
+    let blocks = [&then, &twin].map(|file| file.metadata().unwrap().blocks());
     assert_eq!(blocks[0], blocks[1]);
-    drop((source, target));
+    drop((then, twin, base));
+    mount.unmount();
+
+    // What is shared is safe without the SSD, and without the base once it is flattened.
+    lab.lose_cache();
+    let mount = lab.mount(&[]);
+    assert_same(&open(&mount.file("twin")));
+    lab.ok(&["flatten", "twin"]);
+    lab.ok(&["snapshot", "delete", "base@then"]);
+    fs::remove_file(mount.file("base")).unwrap();
+    assert_same(&open(&mount.file("twin")));
+    lab.ok(&["check", "--deep"]);
     mount.unmount();
 }
 

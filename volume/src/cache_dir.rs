@@ -198,6 +198,21 @@ pub(crate) fn store_id(store_url: &str) -> StoreId {
 mod tests {
     use super::*;
 
+    /// What a crash leaves of binding it: nothing, or a file that was not given its name.
+    #[test]
+    fn a_binding_that_was_cut_short_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        drop(CacheDir::lock(dir.path(), "mem:a").expect("it is free"));
+        for name in ["store", "probed"] {
+            std::fs::write(dir.path().join(name).with_extension("new"), "mem:").expect("a file");
+        }
+        std::fs::remove_file(dir.path().join("store")).expect("it was bound");
+        let bound = CacheDir::lock(dir.path(), "mem:b").expect("it belongs to nobody");
+        assert!(!bound.is_probed());
+        drop(bound);
+        CacheDir::lock(dir.path(), "mem:a").expect_err("it is bound to another store");
+    }
+
     #[test]
     fn a_store_at_another_address_is_tried_again() {
         let dir = tempfile::tempdir().expect("a directory");

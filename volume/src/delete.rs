@@ -52,10 +52,9 @@ impl End {
             fence: None,
             guarded_from: None,
         };
-        // The first checkpoint of a clone is its base's, or there is none.
-        end.next = stream.base_through().next();
         if let Some(checkpoint) = superblock.checkpoint {
-            end.next = checkpoint.covers.next().max(end.next);
+            // The first checkpoint of a clone is its base's.
+            end.next = checkpoint.covers.max(stream.base_through()).next();
             if let Some(header) = readable(read_checkpoint(stream, checkpoint.seq))? {
                 end.fence = header.fences.last().map(|fence| fence.id.nonce);
             }

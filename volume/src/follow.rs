@@ -200,9 +200,8 @@ fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
 /// The superblock of a volume that is still there.
 fn present(core: &Core) -> Result<Superblock> {
     let found = SuperblockCell::open(core.uploads.store(), core.uuid)?.map(|cell| cell.get());
-    // Where it became a clone meanwhile, its numbers are others.
     found
-        .filter(|found| found.state == VolumeState::Live && !core.stream.is_grafted(&found.bases))
+        .filter(|found| found.state == VolumeState::Live)
         .ok_or_else(|| Error::Deleted(core.name().to_string()))
 }
 

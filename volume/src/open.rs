@@ -12,7 +12,7 @@ use crate::batch::{Position, WINDOW};
 use crate::cache::ReadCache;
 use crate::cache_dir::CacheDir;
 use crate::config::{MAX_DIRTY_BYTES_MIN, VolumeConfig};
-use crate::core::Core;
+use crate::core::{Core, step_of};
 use crate::error::{Error, Result};
 use crate::follow::{Follower, OnTop};
 use crate::format::{Nonce, ShortText, Snapshot, Stamp, StoreId, VolumeState};
@@ -249,11 +249,8 @@ impl Opening<'_> {
         // A deletion marks the superblock before it looks for the end of the stream: either it
         // has found this fence, or its mark is found here.
         let found = self.superblock.reread()?;
-        let found = found.filter(|found| found.state != VolumeState::Deleting);
-        let found = found.ok_or_else(|| Error::NoSuchVolume(self.name()))?;
-        if self.stream.is_grafted(&found.bases) {
-            let by = "a host that made it a clone at this moment; try again".to_owned();
-            return Err(Error::InUse { volume: self.name(), by });
+        if found.is_none_or(|found| found.state == VolumeState::Deleting) {
+            return Err(Error::NoSuchVolume(self.name()));
         }
         log::info!(
             "volume {:?}: opened for writing, epoch {}, {} objects read since the checkpoint",
@@ -431,6 +428,9 @@ impl Opening<'_> {
 
 /// Removes a log and its memory.
 pub(crate) fn discard(params: &LogParams, log: &LogOnDisk) -> Result<()> {
+    step_of(&*params.platform, "log.discard")?;
     params.platform.remove_buffer(&params.dir, log.header().log_id.get());
-    params.platform.remove_log(&params.path()).map_err(|e| Error::local(log.path(), "remove", e))
+    let removed = params.platform.remove_log(&params.path());
+    removed.map_err(|e| Error::local(log.path(), "remove", e))?;
+    step_of(&*params.platform, "log.discarded")
 }

@@ -17,6 +17,7 @@
 //! nobody for anything.
 
 use crate::checkpoint::read_checkpoint;
+use crate::core::step_of;
 use crate::error::{Error, Result};
 use crate::format::{CheckpointRef, FenceRecord, ShortText, VolumeState};
 use crate::log::LogOnDisk;
@@ -135,7 +136,9 @@ impl Opening<'_> {
              checkpoint",
             self.name()
         );
-        let host = ShortText::truncated(&self.around.platform.host_name());
+        let platform = &*self.around.platform;
+        let host = ShortText::truncated(&platform.host_name());
+        step_of(platform, "open.announce")?;
         self.superblock.update(|superblock| {
             if superblock.state == VolumeState::Deleting {
                 return Err(Error::NoSuchVolume(self.name()));
@@ -143,6 +146,7 @@ impl Opening<'_> {
             superblock.epoch = epoch(superblock.epoch);
             superblock.last_host = host.clone();
             Ok(())
-        })
+        })?;
+        step_of(platform, "open.announced")
     }
 }

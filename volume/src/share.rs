@@ -9,35 +9,44 @@
 //!   both are clones of a third. Only what lies at the same place of both disks is shared: so an
 //!   object's own header still tells where the disk has what it holds, which cleaning relies upon.
 //! * An object must stay for as long as it is shared. It does if the target knows it and has not
-//!   condemned it; or if it is the base's, which keeps it for the target since the target was made.
+//!   condemned it; or if it is the base's, which keeps it for the target since the target was made. What
+//!   is dead in the target may have been condemned by the writer before, whose last checkpoint may still
+//!   be named: so that one's place is taken first.
 //! * It takes no record in the log. What is dirty in the target is uploaded before, so that the order
 //!   of things on the disk is the stream's; on return what is shared is safe in the store.
+//! * A store that does not answer is not waited for: then nothing is shared.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::time::Duration;
 
-use crossbeam::channel::bounded;
+use crossbeam::channel::{RecvTimeoutError, bounded};
 
 use crate::batch::ShareRequest;
+use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::format::{Base, Holder, Place, SHARED_EXTENTS_MAX, SharedExtent, Superblock};
 use crate::map::{LEAF_SECTORS, MapPiece};
-use crate::superblock_cell::SuperblockCell;
 use crate::units::{Extent, Lba, ObjectSeq, SECTOR_BYTES};
 use crate::volume::{Role, Volume};
 use crate::writer::Writer;
+
+/// How often it is looked whether the store answers still.
+const TICK: Duration = Duration::from_millis(100);
 
 /// What could be shared.
 #[derive(Default)]
 struct Candidates {
     extents: Vec<SharedExtent>,
     holders: BTreeMap<ObjectSeq, Holder>,
+    /// What the target has at the same place already.
+    already: Vec<Extent>,
 }
 
 impl Volume {
     /// Has this volume point at the data that `source` has in `len` bytes at `offset`, as far as that is
     /// in objects which both have; nothing happens if it comes to less than `least` bytes. Returns which
-    /// bytes are the source's now, in order; all others are as they were. Waits for the store.
+    /// bytes are the source's now, in order; all others are as they were.
     ///
     /// # Errors
     /// The volume cannot be written, or one of them cannot be read.
@@ -51,134 +60,189 @@ impl Volume {
         let writer = self.writer()?;
         let start = offset.div_ceil(SECTOR_BYTES);
         let end = offset.saturating_add(len) / SECTOR_BYTES;
-        let Some(whole) = Extent::between(Lba::new(start), Lba::new(end)) else {
+        let whole = Extent::between(Lba::new(start), Lba::new(end));
+        let Some(whole) = whole.filter(|whole| whole.bytes() >= least) else {
             return Ok(Vec::new());
         };
-        if whole.bytes() < least {
-            return Ok(Vec::new());
+        // It is about to leave its base.
+        let Some(_alone) = writer.sharing.try_lock() else { return Ok(Vec::new()) };
+        let found = self.candidates(source, whole)?;
+        let mut shared = found.already.clone();
+        if !found.extents.is_empty()
+            && found.bytes() >= least
+            && self.upload_first(writer, whole)?
+            && self.name_first(writer)?
+        {
+            for some in found.extents.chunks(SHARED_EXTENTS_MAX) {
+                let extents = self.share_some(writer, some, &found)?;
+                shared.extend(extents.iter().map(|shared| shared.extent));
+            }
         }
-        let _tie = writer.sharing.lock();
-        let kept_by_base = self.kept_by_base(source)?;
-        let found = self.candidates(source, whole, kept_by_base)?;
-        if found.extents.is_empty() || found.bytes() < least {
-            return Ok(Vec::new());
+        shared.sort_unstable_by_key(|extent| extent.start());
+        Ok(shared.into_iter().map(bytes_of).collect())
+    }
+
+    /// Has what is dirty in `whole`, and its end, uploaded. False if the store does not take it.
+    fn upload_first(&self, writer: &Writer, whole: Extent) -> Result<bool> {
+        let is_dirty = self.core.maps.read().dirty().has_any(whole);
+        let has_end = writer.orders.committed_state().sectors >= whole.end().get();
+        let through = writer.log.last_seq();
+        if is_dirty || !has_end {
+            writer.drain_to(through);
+            return self.outlast(writer, || writer.orders.wait_committed(through, TICK));
         }
-        let is_dirty = {
-            let maps = self.core.maps.read();
-            maps.dirty().has_any(whole)
-        };
-        if is_dirty || writer.orders.committed_state().sectors < end {
-            self.flush_to_store()?;
+        Ok(true)
+    }
+
+    /// Has a checkpoint of this writer named, if none is yet. False if the store does not take it.
+    fn name_first(&self, writer: &Writer) -> Result<bool> {
+        if writer.orders.has_named() {
+            return Ok(true);
         }
-        let mut shared = Vec::new();
-        for some in found.extents.chunks(SHARED_EXTENTS_MAX) {
-            let extents = self.share_some(writer, some, &found.holders, kept_by_base)?;
-            let bytes = extents.iter().map(|shared| {
-                let start = shared.extent.start().get() * SECTOR_BYTES;
-                start..start + shared.extent.bytes()
-            });
-            shared.extend(bytes);
+        let asked = writer.orders.checkpoint(false);
+        writer.log.wake_tail();
+        self.outlast(writer, || writer.orders.wait_checkpoint(asked, TICK))
+    }
+
+    /// Waits until it is done. False if the store does not answer any more.
+    fn outlast(&self, writer: &Writer, mut is_done: impl FnMut() -> bool) -> Result<bool> {
+        let deadline = Deadline::start(&self.core);
+        while !is_done() {
+            if writer.orders.ended() {
+                return Err(self.core.end_cause());
+            }
+            let is_away = self.core.health.trouble().since_ms.is_some();
+            if is_away || deadline.is_over(&self.core, &writer.log) {
+                return Ok(false);
+            }
         }
-        Ok(shared)
+        Ok(true)
     }
 
     fn share_some(
         &self,
         writer: &Writer,
         extents: &[SharedExtent],
-        holders: &BTreeMap<ObjectSeq, Holder>,
-        kept_by_base: ObjectSeq,
+        found: &Candidates,
     ) -> Result<Vec<SharedExtent>> {
-        let mut used: Vec<_> = extents.iter().map(|shared| shared.from.object).collect();
-        used.sort_unstable();
-        used.dedup();
-        let holders = used.iter().filter_map(|object| holders.get(object).copied()).collect();
+        let holders: BTreeMap<_, _> = extents
+            .iter()
+            .filter_map(|shared| {
+                Some((shared.from.object, *found.holders.get(&shared.from.object)?))
+            })
+            .collect();
         let (answer, answered) = bounded(1);
         let extents = extents.to_vec();
-        writer.orders.share(ShareRequest { extents, holders, kept_by_base, answer });
+        writer.orders.share(ShareRequest { extents, holders, answer });
         writer.log.wake_tail();
-        answered.recv().map_err(|_| self.core.end_cause())
+        let mut outcome = Err(RecvTimeoutError::Timeout);
+        let is_answered = self.outlast(writer, || {
+            outcome = answered.recv_timeout(TICK);
+            !matches!(outcome, Err(RecvTimeoutError::Timeout))
+        })?;
+        if !is_answered {
+            // What is on its way may still be committed; whatever is written from now on comes after it.
+            writer.orders.withdraw_shares();
+            return Ok(Vec::new());
+        }
+        outcome.map_err(|_| self.core.end_cause())
     }
 
     /// What `source` has in objects that this volume has as well, and keeps.
-    fn candidates(
-        &self,
-        source: &Volume,
-        whole: Extent,
-        kept_by_base: ObjectSeq,
-    ) -> Result<Candidates> {
+    fn candidates(&self, source: &Volume, whole: Extent) -> Result<Candidates> {
+        let kept_by_base = self.kept_by_base(source);
         let mut found = Candidates::default();
-        let mut pieces = Vec::new();
+        let (mut theirs, mut ours) = (Vec::new(), Vec::new());
         for part in parts(whole) {
             source.core.ask_maps(|maps| {
-                pieces.clear();
-                maps.lookup(part, &mut pieces)
+                theirs.clear();
+                maps.lookup(part, &mut theirs)
             })?;
             let held: Vec<_> = {
-                let theirs = source.core.maps.read();
-                let in_objects = pieces.iter().filter_map(|piece| match *piece {
+                let maps = source.core.maps.read();
+                let in_objects = theirs.iter().filter_map(|piece| match *piece {
                     MapPiece::Object { extent, object, object_sector } => {
                         let sector = u32::try_from(object_sector).ok()?;
                         let shared = SharedExtent { extent, from: Place { object, sector } };
-                        Some((shared, theirs.objects().holder(object)?))
+                        Some((shared, maps.objects().holder(object)?))
                     }
                     _ => None,
                 });
                 in_objects.filter(|(_, holder)| self.has_in_common(source, holder.object)).collect()
             };
-            // One after the other: somebody may copy the other way.
-            let ours = self.core.maps.read();
+            if held.is_empty() {
+                continue;
+            }
+            // One map after the other: somebody may copy the other way.
+            self.core.ask_maps(|maps| {
+                ours.clear();
+                maps.lookup(part, &mut ours)
+            })?;
+            let maps = self.core.maps.read();
             for (shared, holder) in held {
-                if holder.object <= kept_by_base || ours.objects().is_kept(holder.object) {
-                    found.add(shared, holder);
+                if holder.object <= kept_by_base || maps.objects().is_kept(holder.object) {
+                    found.add(shared, holder, &ours);
                 }
             }
         }
         Ok(found)
     }
 
-    /// Whether an object of the one is that of the other as well.
+    /// Whether an object of the one is that of the other as well, and somebody has it.
     fn has_in_common(&self, source: &Volume, object: ObjectSeq) -> bool {
         let (ours, theirs) = (&self.core.stream, &source.core.stream);
-        ours.owner(object) == theirs.owner(object) && !ours.is_cut(object)
+        // It may have been cut off since it was opened.
+        let is_gone = object <= ours.base_through() && tie(&self.core.superblock.get()).is_none();
+        ours.owner(object) == theirs.owner(object) && !is_gone
     }
 
     /// Up to which object all that `source` shows of this volume's base is kept there for this volume.
-    fn kept_by_base(&self, source: &Volume) -> Result<ObjectSeq> {
-        let last = |superblock: &Superblock| {
-            superblock.bases.last().filter(|base| !base.is_cut()).copied()
-        };
-        let Some(base) = last(&self.core.superblock.get()) else { return Ok(ObjectSeq::ZERO) };
-        if source.uuid() != base.volume {
+    fn kept_by_base(&self, source: &Volume) -> ObjectSeq {
+        let Some(base) = tie(&self.core.superblock.get()) else { return ObjectSeq::ZERO };
+        let is_same = |other: Base| (other.volume, other.snapshot) == (base.volume, base.snapshot);
+        let is_kept = match source.role() {
             // A clone of the same moment has what is kept for both.
-            let theirs = last(&source.core.superblock.get());
-            let is_same = |b: Base| (b.volume, b.snapshot) == (base.volume, base.snapshot);
-            let is_kept = theirs.is_some_and(is_same) && self.is_kept_for(base)?;
-            return Ok(if is_kept { base.at } else { ObjectSeq::ZERO });
-        }
-        let is_kept = match &source.role {
-            // What is needed there now was needed, or came, after this one was made.
-            Role::Writes(_) => true,
-            Role::Follows(view) => view.through() >= base.at,
+            _ if source.uuid() != base.volume => {
+                tie(&source.core.superblock.get()).is_some_and(is_same)
+            }
             Role::Stands { snapshot } => *snapshot == base.snapshot,
+            // What is needed there was needed, or came, after this one was made; unless the view is older:
+            // a writer may not know that another host has the volume.
+            Role::Writes(theirs) => theirs.orders.committed_object() >= base.at,
+            Role::Follows(view) => view.through() >= base.at,
         };
-        let is_kept = is_kept && self.is_kept_for(base)?;
-        Ok(if is_kept { base.at } else { ObjectSeq::ZERO })
-    }
-
-    /// Whether the base has this volume in its list of clones. It stays there as long as the volume
-    /// names the base.
-    fn is_kept_for(&self, base: Base) -> Result<bool> {
-        let found = SuperblockCell::open(self.core.stream.store(), base.volume)?;
-        Ok(found.is_some_and(|found| {
-            let kept = found.get().snapshots.into_iter().find(|kept| kept.id == base.snapshot);
-            kept.is_some_and(|kept| kept.clones.contains(&self.core.uuid))
-        }))
+        if is_kept { base.at } else { ObjectSeq::ZERO }
     }
 }
 
 impl Candidates {
-    fn add(&mut self, shared: SharedExtent, holder: Holder) {
+    /// Takes in what the source has, but for what lies at the same place in `ours`.
+    fn add(&mut self, shared: SharedExtent, holder: Holder, ours: &[MapPiece]) {
+        let first = ours.partition_point(|piece| piece.extent().end() <= shared.extent.start());
+        for piece in ours.iter().skip(first) {
+            let Some(part) = piece.extent().intersect(shared.extent) else { break };
+            let skip = part.start().since(shared.extent.start());
+            // The place is within the object's data, whose sectors fit.
+            let sector = shared.from.sector.wrapping_add(skip as u32);
+            let is_same = match *piece {
+                MapPiece::Object { extent, object, object_sector } => {
+                    let at = object_sector + part.start().since(extent.start());
+                    (object, at) == (shared.from.object, u64::from(sector))
+                }
+                _ => false,
+            };
+            if is_same {
+                self.already.push(part);
+            } else {
+                self.want(
+                    SharedExtent { extent: part, from: Place { sector, ..shared.from } },
+                    holder,
+                );
+            }
+        }
+    }
+
+    fn want(&mut self, shared: SharedExtent, holder: Holder) {
         self.holders.insert(holder.object, holder);
         if let Some(last) = self.extents.last_mut()
             && let Some(longer) = joined(last, &shared)
@@ -192,6 +256,16 @@ impl Candidates {
     fn bytes(&self) -> u64 {
         self.extents.iter().map(|shared| shared.extent.bytes()).sum()
     }
+}
+
+/// The base that a clone needs.
+fn tie(clone: &Superblock) -> Option<Base> {
+    clone.bases.last().filter(|base| !base.is_cut()).copied()
+}
+
+fn bytes_of(extent: Extent) -> Range<u64> {
+    let start = extent.start().get() * SECTOR_BYTES;
+    start..start + extent.bytes()
 }
 
 /// The sectors of both, if the second goes on where the first ends, on the disk and in the object.

@@ -94,11 +94,6 @@ impl Stream {
         self.bases.iter().any(|base| base.is_cut() && seq <= base.through)
     }
 
-    /// Whether the volume has got a base since: the numbers before that are not its own any more.
-    pub(crate) fn is_grafted(&self, bases: &[Base]) -> bool {
-        self.bases.is_empty() && !bases.is_empty()
-    }
-
     fn key(&self, seq: ObjectSeq) -> Result<Key> {
         keys::object(self.owner(seq), seq)
     }

@@ -40,7 +40,7 @@ pub const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
 pub struct Volume {
     pub(crate) core: Arc<Core>,
     reader: Reader,
-    pub(crate) role: Role,
+    role: Role,
     pool: Arc<Pool>,
 }
 
@@ -96,6 +96,11 @@ impl Volume {
     /// [`Error::Deleted`], or the volume is damaged. A store that does not answer is no error.
     pub fn refresh(&self) -> Result<()> {
         self.follower().map_or(Ok(()), |follower| follower.refresh(&self.core))
+    }
+
+    /// What it is open for.
+    pub(crate) fn role(&self) -> &Role {
+        &self.role
     }
 
     fn follower(&self) -> Option<&Follower> {

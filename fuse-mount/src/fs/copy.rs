@@ -5,9 +5,8 @@
 //!                                  ├── data: pieces, a few at once: read ── write ──> target
 //!                                  └── hole: trim ───────────────────────────────────> target
 //! ```
-//! What both volumes can have in the same objects of the store is shared first, where it comes to the
-//! same place; a target on which nothing was ever written becomes a clone of the source for that, if the
-//! source is worth it. A hole is never read, and is a hole in the target as well. A copy runs on a thread of its own pool
+//! What comes to the same place, and lies in objects that both volumes have, is shared and not copied. A
+//! hole is never read, and is a hole in the target as well. A copy runs on a thread of its own pool
 //! and waits there: for the source's data, and for the target's log where that slows writers down. So
 //! copies hold up other copies; and, where pieces do not begin and end with sectors of the target, which
 //! are read and written back by the engine's threads for misses, those as well while the log is full.
@@ -37,9 +36,6 @@ const SPAN_BYTES_MAX: u64 = 1 << 30;
 const PIECE_BYTES_MAX: u64 = 1 << 20;
 /// Less data than this is not worth the round trip to the store that sharing it takes.
 const SHARE_BYTES_MIN: u64 = 1 << 20;
-/// Data from which on a source is worth that a target becomes its clone: it then cannot be deleted
-/// before the target.
-const GRAFT_BYTES_MIN: u64 = 16 << 20;
 /// Pieces of one copy under way at once.
 const PIECES_MAX: usize = 4;
 
@@ -100,20 +96,13 @@ impl Transfer {
             return Ok(None);
         }
         let to_end = to.checked_add(len).ok_or(Errno::EFBIG)?;
-        let is_same_place = from == to;
+
         let of_one_file =
             matches!(source, Handle::Volume { node: other, .. } if other.ino == node.ino);
         if of_one_file && from < to_end && to < from + len {
             return Err(Errno::EINVAL);
         }
         let mut target = node.volume().ok_or(Errno::EIO)?;
-        if is_same_place
-            && target.is_blank()
-            && volume.stats().allocated_bytes >= GRAFT_BYTES_MIN
-            && let Some(grafted) = volumes.graft(node, &volume).map_err(failed)?
-        {
-            target = grafted;
-        }
         if to_end > node.size_in(&target) {
             target = volumes.grow_for(node, to_end).map_err(|error| of_growth("grow", &error))?;
         }

@@ -1,6 +1,6 @@
 //! What others ask of the sequencer, and what they can see of it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -54,6 +54,10 @@ pub(super) struct State {
     pub(super) answered: u64,
     /// What other objects hold and this volume is to share, the oldest request first.
     shares: VecDeque<ShareRequest>,
+    /// Objects in flight that share data.
+    pub(super) sharing: usize,
+    /// The superblock names a checkpoint of this writer.
+    pub(super) has_named: bool,
     /// Flushes that wait for the store.
     waiters: Vec<(LogSeq, Deadline, FlushDone)>,
     /// Why the thread has ended.
@@ -64,10 +68,8 @@ pub(super) struct State {
 pub(crate) struct ShareRequest {
     /// What is to be shared, in the order of the disk.
     pub(crate) extents: Vec<SharedExtent>,
-    /// The objects that hold it, ascending.
-    pub(crate) holders: Vec<Holder>,
-    /// Those up to this are kept by the volume's base, whether the volume knows them or not.
-    pub(crate) kept_by_base: ObjectSeq,
+    /// The objects that hold it. Those that the volume does not know are kept by its base.
+    pub(crate) holders: BTreeMap<ObjectSeq, Holder>,
     /// Gets what is shared once that is committed.
     pub(crate) answer: Sender<Vec<SharedExtent>>,
 }
@@ -140,6 +142,25 @@ impl Orders {
             state.shares.clear();
         }
         state.shares.pop_front()
+    }
+
+    /// Gives up the requests to share data that were not taken yet.
+    pub(crate) fn withdraw_shares(&self) {
+        self.state.lock().shares.clear();
+    }
+
+    /// Waits until no object that shares data is in flight, for at most `time`.
+    pub(crate) fn wait_shared(&self, time: Duration) -> bool {
+        let mut state = self.state.lock();
+        if state.sharing > 0 && state.ended.is_none() {
+            self.changed.wait_for(&mut state, time);
+        }
+        state.sharing == 0
+    }
+
+    /// Whether the superblock names a checkpoint of this writer.
+    pub(crate) fn has_named(&self) -> bool {
+        self.state.lock().has_named
     }
 
     /// The highest object committed.

@@ -8,7 +8,6 @@
 //! numbers. What is listed is compared with the newest checkpoint once more before it goes.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use super::judge::Judge;
 use super::listing::Listing;
@@ -17,7 +16,6 @@ use super::survey::{AT_ONCE, Looked, survey};
 use super::volume::Context;
 use crate::error::Result;
 use crate::format::{CheckpointHeader, ObjectKind};
-use crate::stream::Stream;
 use crate::units::ObjectSeq;
 
 /// Objects that are deleted together.
@@ -66,30 +64,10 @@ pub(crate) fn check_leaks(
             cx.desk.found(if gone.contains(seq) { finding.mended() } else { finding });
         }
     }
-    check_shadowed(cx, listing, repair)?;
     for key in &listing.foreign {
         let detail = "it is no object of a volume";
         let advice = "it is never touched; delete it by hand if nobody wants it";
         cx.desk.found(Finding::new(Severity::Note, key, detail, advice));
-    }
-    Ok(())
-}
-
-/// Looks for what a volume had before it became a clone; deletes it if `repair` is wanted. Its numbers
-/// are its base's now, so nobody will ever ask for it.
-fn check_shadowed(cx: &Context<'_>, listing: &Listing, repair: bool) -> Result<()> {
-    let own = Stream::new(Arc::clone(cx.stream.store()), cx.stream.volume());
-    for some in listing.shadowed.chunks(DELETE_AT_ONCE) {
-        if repair {
-            own.delete(&some.iter().map(|(seq, _)| *seq).collect::<Vec<_>>())?;
-        }
-        for (seq, bytes) in some {
-            let detail = "it is from before the volume became a clone, and nobody can see it";
-            let advice = "`check --repair` deletes it";
-            let finding = Finding::new(Severity::Leak, own.describe(*seq), detail, advice);
-            let finding = finding.of_bytes(*bytes);
-            cx.desk.found(if repair { finding.mended() } else { finding });
-        }
     }
     Ok(())
 }

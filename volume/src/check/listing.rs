@@ -16,8 +16,6 @@ const PAGE: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     objects: Vec<(ObjectSeq, u64)>,
-    /// Objects of its own under numbers that are its base's: it had them before it had a base.
-    pub(crate) shadowed: Vec<(ObjectSeq, u64)>,
     /// Keys below the stream's prefix that are no number.
     pub(crate) foreign: Vec<String>,
 }
@@ -33,7 +31,6 @@ impl Listing {
             listing.take_in(stream, base.volume, &mut progress)?;
         }
         listing.foreign.clear();
-        listing.shadowed.clear();
         listing.take_in(stream, stream.volume(), &mut progress)?;
         listing.objects.sort_unstable();
         Ok(listing)
@@ -52,9 +49,7 @@ impl Listing {
             let page = stream.store().list(&prefix, after.as_ref(), PAGE)?;
             for object in &page.objects {
                 match keys::parse_object(volume, &object.key) {
-                    Some(seq) if stream.owner(seq) != volume => {
-                        self.shadowed.push((seq, object.size));
-                    }
+                    Some(seq) if stream.owner(seq) != volume => {}
                     Some(seq) => self.objects.push((seq, object.size)),
                     None => self.foreign.push(object.key.to_string()),
                 }

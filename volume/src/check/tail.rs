@@ -17,7 +17,7 @@ use super::report::{Finding, Severity};
 use super::survey::{AT_ONCE, Looked, survey};
 use super::volume::{ADVICE_RESTORE, Context};
 use crate::error::Result;
-use crate::format::{CheckpointHeader, ObjectHeader, SharedHeader};
+use crate::format::{CheckpointHeader, ObjectHeader};
 use crate::stream::Found;
 use crate::units::{Epoch, Extent, ObjectSeq};
 
@@ -109,7 +109,7 @@ pub(crate) fn check_tail(cx: &Context<'_>, from: From, listing: &Listing) -> Res
         proven: from.committed,
         epoch: from.epoch,
         is_sure: from.is_epoch_known,
-        shared: BTreeMap::new(),
+        holders: BTreeMap::new(),
         tail: Tail::default(),
     };
     for some in listed.chunks(AT_ONCE) {
@@ -130,8 +130,8 @@ struct Walk<'a> {
     epoch: Epoch,
     /// Whether the epoch is known: what is lost may have been a fence.
     is_sure: bool,
-    /// Those of them that share data.
-    shared: BTreeMap<ObjectSeq, SharedHeader>,
+    /// Whose data those of them share that do.
+    holders: BTreeMap<ObjectSeq, Vec<ObjectSeq>>,
     tail: Tail,
 }
 
@@ -162,7 +162,10 @@ impl Walk<'_> {
         self.briefs.insert(seq, Some(brief));
         match found.header {
             ObjectHeader::Checkpoint(header) => self.tail.newest = Some(header),
-            ObjectHeader::Shared(header) => drop(self.shared.insert(seq, header)),
+            ObjectHeader::Shared(header) => {
+                let holders = header.holders().iter().map(|holder| holder.object).collect();
+                self.holders.insert(seq, holders);
+            }
             _ => {}
         }
     }
@@ -262,6 +265,7 @@ impl Walk<'_> {
         }
         if brief.epoch < self.epoch {
             // A deposed writer's: void, wherever it is.
+            self.holders.remove(&seq);
             return Ok(());
         }
         let is_fence = brief.kind == Kind::Fence;
@@ -279,16 +283,18 @@ impl Walk<'_> {
         if matches!(brief.kind, Kind::Data | Kind::Moved) {
             self.tail.data.push(seq);
         }
-        if let Some(shared) = self.shared.remove(&seq) {
-            self.check_holders(seq, &shared)?;
+        if let Some(holders) = self.holders.remove(&seq) {
+            self.check_holders(seq, &holders)?;
         }
         Ok(())
     }
 
     /// Whether what is shared is there. It counts as data of the tail: the checkpoint may know nothing
     /// of it yet.
-    fn check_holders(&mut self, seq: ObjectSeq, shared: &SharedHeader) -> Result<()> {
-        let holders: Vec<_> = shared.holders().iter().map(|holder| holder.object).collect();
+    fn check_holders(&mut self, seq: ObjectSeq, holders: &[ObjectSeq]) -> Result<()> {
+        // A clone that was cut off since needs none of its base's.
+        let had = holders.iter().filter(|holder| !self.cx.stream.is_cut(**holder));
+        let holders: Vec<_> = had.copied().collect();
         for some in holders.chunks(AT_ONCE) {
             let looked = survey(self.cx.stream, some, |stream, holder| stream.find(holder))?;
             for (holder, looked) in some.iter().zip(looked) {

@@ -171,9 +171,7 @@ fn is_other(header: &CheckpointHeader, superblock: &Superblock) -> bool {
 
 /// Where the roll-forward begins.
 fn enter(superblock: &Superblock, root: Option<&CheckpointHeader>) -> From {
-    // A clone that begins without content has no checkpoint yet, and none of its base's numbers.
-    let blank = superblock.bases.last().map_or(ObjectSeq::ZERO, |base| base.through);
-    let covers = superblock.checkpoint.map_or(blank, |checkpoint| checkpoint.covers);
+    let covers = superblock.checkpoint.map_or(ObjectSeq::ZERO, |checkpoint| checkpoint.covers);
     let fences = root.map(|root| root.fences.as_slice()).unwrap_or_default();
     let last = fences.iter().rfind(|fence| fence.id.seq <= covers);
     From {

@@ -194,10 +194,12 @@ impl Engine {
             superblock.attrs = attrs;
             Ok(())
         };
+        self.step("attributes.set")?;
         match open {
-            Some(volume) => volume.core.superblock.update(change),
-            None => found.update(change),
+            Some(volume) => volume.core.superblock.update(change)?,
+            None => found.update(change)?,
         }
+        self.step("attributes.kept")
     }
 
     /// Looks into a volume's parts; changes nothing. Of an open volume the log is not scanned.

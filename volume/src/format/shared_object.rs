@@ -8,15 +8,20 @@
 //! There is no body. An extent lies where its holder has it as well: data never moves on the disk by
 //! being shared, so whoever looks for what is needed of an object looks where its own header says.
 
+use std::collections::BTreeSet;
+
 use super::codec::{Reader, Writer};
 use super::data_object::Place;
 use super::error::{FormatError, FormatResult};
 use super::fence::{bodyless, encode_bodyless};
-use super::object_header::{ObjectKind, Stamp, decode_with_tables};
-use crate::units::{Extent, Lba, ObjectSeq};
+use super::object_header::{HEADER_BYTES_MAX, ObjectKind, Stamp, decode_with_tables};
+use crate::units::{Extent, Lba, ObjectSeq, SECTOR_BYTES};
 
 /// Extents of one object at most.
 pub const SHARED_EXTENTS_MAX: usize = 1 << 16;
+
+/// Bytes of an object in the store at most: its header, and its data, none of which grows by compression.
+const STORED_BYTES_MAX: u64 = HEADER_BYTES_MAX as u64 + SECTOR_BYTES * u32::MAX as u64;
 
 /// Least bytes of a holder and of an extent.
 const HOLDER_BYTES_MIN: usize = 3;
@@ -54,8 +59,9 @@ impl SharedHeader {
     /// Puts a header together.
     ///
     /// # Errors
-    /// `Invalid` if there are no extents or too many, if they are not in ascending order or overlap, or
-    /// if one is not within the data of one of the holders, which ascend too and are older objects.
+    /// `Invalid` if there are no extents or too many, if they are not in ascending order or overlap, if
+    /// one is not within the data of one of the holders, or if those do not ascend, are no older objects,
+    /// are of impossible size, or hold nothing that is shared.
     pub fn new(
         stamp: Stamp,
         holders: Vec<Holder>,
@@ -66,6 +72,16 @@ impl SharedHeader {
         }
         if !extents.is_sorted_by(|a, b| a.extent.end() <= b.extent.start()) {
             return Err(FormatError::Invalid("the object's extents are out of order or overlap"));
+        }
+        let is_sane = |holder: &Holder| {
+            holder.data_sectors <= u32::MAX.into() && holder.stored_bytes <= STORED_BYTES_MAX
+        };
+        if !holders.iter().all(is_sane) {
+            return Err(FormatError::Invalid("it shares data of an object of impossible size"));
+        }
+        let used: BTreeSet<_> = extents.iter().map(|shared| shared.from.object).collect();
+        if used.len() != holders.len() {
+            return Err(FormatError::Invalid("it names objects of which it shares nothing"));
         }
         let ascend = holders.is_sorted_by(|a, b| a.object < b.object);
         if !ascend || holders.last().is_none_or(|last| last.object >= stamp.seq) {
@@ -213,6 +229,9 @@ mod tests {
             (vec![holder(7, 300), holder(3, 300)], vec![good()]),
             (vec![holder(7, 300), holder(1000, 300)], vec![good()]),
             (vec![holder(6, 300)], vec![good()]),
+            (vec![holder(6, 300), holder(7, 300)], vec![good()]),
+            (vec![holder(7, 1 << 32)], vec![good()]),
+            (vec![Holder { stored_bytes: u64::MAX, ..holder(7, 300) }], vec![good()]),
             (vec![holder(7, 15)], vec![good()]),
             (vec![holder(7, 300)], vec![shared(8, 16, 7, 285)]),
             (vec![holder(7, 300)], vec![shared(8, 16, 7, u32::MAX)]),

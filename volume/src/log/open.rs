@@ -19,6 +19,7 @@ use super::layout::Layout;
 use super::memory::{Identity, Memory};
 use super::scan::{Scan, ScanEnd, ScannedRecord};
 use super::write_log::{Parts, WriteLog};
+use crate::core::step_of;
 use crate::error::{Error, Result};
 use crate::format::{
     FenceId, LogHeader, LogId, LogPoint, Nonce, PickedHeader, RecordHead, RecordKind, ShortText,
@@ -128,9 +129,11 @@ impl LogOnDisk {
             host: ShortText::truncated(&platform.host_name()),
         };
         let block = header.encode();
+        step_of(&**platform, "log.create")?;
         let file = platform
             .create_log(&path, layout.file_bytes(), &[block, block].concat())
             .map_err(|e| Error::local(&path, "allocate the write log (a smaller --log-size needs less room, or give --cache-dir another disk)", e))?;
+        step_of(&**platform, "log.created")?;
         let picked = header_pair::read(&*file, &path.display().to_string())?;
         Self::assemble(params.clone(), file, picked, true)
     }

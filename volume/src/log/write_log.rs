@@ -12,6 +12,7 @@ use super::flush_state::FlushState;
 use super::head::{Head, Limits, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
 use super::tail_signal::TailSignal;
+use crate::core::step_of;
 use crate::error::{Error, Result};
 use crate::format::{
     ChunkSums, LogHeader, LogPoint, RecordHead, RecordKind, RecordPrefix, record_len,
@@ -407,6 +408,7 @@ impl WriteLog {
             let head = self.head.lock();
             LogPoint { pos: head.pos(), seq: head.seq() }
         };
+        step_of(&*self.platform, "log.clean")?;
         let mut headers = self.headers.lock();
         headers
             .write_both(|header| {
@@ -415,7 +417,8 @@ impl WriteLog {
                 header.committed = committed;
                 header.clean = true;
             })
-            .map_err(|e| Error::local(&self.data.path, "write the header of", e))
+            .map_err(|e| Error::local(&self.data.path, "write the header of", e))?;
+        step_of(&*self.platform, "log.cleaned")
     }
 
     /// Gives the memory back: the SSD has everything.

@@ -131,12 +131,6 @@ impl Maps {
         Self { sectors, ..Self::default() }
     }
 
-    /// The empty map of a clone that begins without content; objects up to `base_through` belong to its
-    /// base.
-    pub fn of_blank_clone(sectors: u64, base_through: ObjectSeq) -> Self {
-        Self { sectors, objects: ObjectTable::of_records(&[], base_through), ..Self::default() }
-    }
-
     /// The map that a checkpoint describes, none of its leaves here. Objects up to `base_through`
     /// belong to the base of a clone.
     pub fn of_checkpoint(checkpoint: &CheckpointHeader, base_through: ObjectSeq) -> Self {
@@ -343,7 +337,7 @@ impl Maps {
                 |lost: ObjectSeq, sectors: u32| objects.freed(lost, u64::from(sectors), object);
             let applied = clean.apply_data(*extent, from.object, from.sector, object, freed);
             applied.map_err(|absent| Stopped { done, absent })?;
-            objects.regained(from.object, extent.sectors());
+            objects.gained(from.object, extent.sectors());
         }
         Ok(())
     }

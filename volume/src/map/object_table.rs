@@ -251,29 +251,28 @@ impl ObjectTable {
     /// Counts `sectors` more of `object` as live.
     pub fn gained(&mut self, object: ObjectSeq, sectors: u64) {
         let usage = self.objects.entry(object).or_default();
+        if usage.dead_since.is_some() {
+            // It was dead, and is shared.
+            return self.change(object, |usage| {
+                usage.live_sectors += sectors;
+                usage.dead_since = None;
+            });
+        }
         usage.live_sectors += sectors;
         if let Some(sum) = self.sums.get_mut(usage.class as usize) {
             sum.live_sectors += sectors;
         }
     }
 
-    /// Makes sure that what holds data which is to be shared is known. False if it is not there any
-    /// more, or may be deleted.
+    /// Makes sure that what holds data which is shared is known: what is dead may be forgotten. That its
+    /// writer shared it says that it is kept, whatever an older checkpoint condemned that was not named.
+    /// False if it is known as another object.
     pub fn hold(&mut self, holder: &Holder) -> bool {
-        if !self.objects.contains_key(&holder.object) && self.is_base_number(holder.object) {
-            // What is dead of a base is forgotten, but the base keeps it.
+        if !self.objects.contains_key(&holder.object) {
             self.add(holder.object, holder.data_sectors, holder.stored_bytes);
         }
         let usage = self.objects.get(&holder.object);
-        usage.is_some_and(|usage| !usage.condemned && usage.data_sectors == holder.data_sectors)
-    }
-
-    /// Counts `sectors` of `object`, which may have been dead, as live again.
-    pub fn regained(&mut self, object: ObjectSeq, sectors: u64) {
-        self.change(object, |usage| {
-            usage.live_sectors += sectors;
-            usage.dead_since = None;
-        });
+        usage.is_some_and(|usage| usage.data_sectors == holder.data_sectors)
     }
 
     /// Counts `sectors` fewer of `object` as live, by the commit of `change`.

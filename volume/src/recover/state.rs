@@ -54,12 +54,7 @@ impl StreamState {
     ) -> Result<Self> {
         let size = superblock.size_bytes / crate::units::SECTOR_BYTES;
         let mut state = Self::empty(size, loader);
-        let Some(checkpoint) = superblock.checkpoint else {
-            // A clone may begin without content, but not with its base's numbers.
-            state.next = stream.base_through().next();
-            state.maps = Maps::of_blank_clone(size, stream.base_through());
-            return Ok(state);
-        };
+        let Some(checkpoint) = superblock.checkpoint else { return Ok(state) };
         state.enter_at(stream, checkpoint)?;
         // The first checkpoint of a clone is its base's, and so may be what follows it.
         if let Some(base) = stream.bases().last().filter(|base| checkpoint.seq <= base.through) {
@@ -231,7 +226,7 @@ impl StreamState {
         }
         let objects = self.maps.objects_mut();
         if let Some(lost) = shared.holders().iter().find(|holder| !objects.hold(holder)) {
-            let detail = format!("object {seq} shares its data, and it is gone or another one");
+            let detail = format!("object {seq} shares its data, and it is another one");
             return Err(Error::damaged(stream.describe(lost.object), detail));
         }
         objects.add(seq, 0, bytes);

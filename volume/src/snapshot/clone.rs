@@ -74,18 +74,13 @@ impl Engine {
         let cell = self.cell(name)?;
         let made = self.make_clone(name, &cell, found, new, uuid, attrs);
         if made.is_err() {
-            self.undo_clone(name, &cell, found);
+            // What cannot be undone now is an orphan, which later deletions find.
+            let undone = self.drop_orphans(&cell, found).and_then(|()| drop_unused(&cell));
+            if let Err(left) = undone {
+                log::warn!("{name}: an entry for a clone that was not made stays: {left}");
+            }
         }
         made
-    }
-
-    /// Drops the entry of a clone that was not made. What cannot be undone now is an orphan, which later
-    /// deletions find.
-    pub(super) fn undo_clone(&self, name: &VolumeName, cell: &SuperblockCell, found: &Snapshot) {
-        let undone = self.drop_orphans(cell, found).and_then(|()| drop_unused(cell));
-        if let Err(left) = undone {
-            log::warn!("{name}: an entry for a clone that was not made stays: {left}");
-        }
     }
 
     fn make_clone(
@@ -97,7 +92,23 @@ impl Engine {
         uuid: Uuid,
         attrs: FileAttrs,
     ) -> Result<VolumeInfo> {
-        self.pin_for_clone(name, cell, found, uuid)?;
+        self.step("clone.pin")?;
+        cell.update(|superblock| {
+            if superblock.state == VolumeState::Deleting {
+                return Err(Error::Deleted(name.to_string()));
+            }
+            let mut all = superblock.snapshots.iter_mut();
+            let kept =
+                all.find(|kept| kept.id == found.id).ok_or_else(|| Error::NoSuchSnapshot {
+                    volume: name.to_string(),
+                    snapshot: found.name.as_str().to_owned(),
+                })?;
+            if !kept.clones.contains(&uuid) {
+                kept.clones.push(uuid);
+            }
+            Ok(())
+        })?;
+        self.step("clone.pinned")?;
         let base = cell.get();
         let mut bases = base.bases.clone();
         let (at, through) = (found.at, found.through());
@@ -125,40 +136,16 @@ impl Engine {
         self.catalog.create(superblock).map(|made| self.describe(&made))
     }
 
-    /// Enters a clone in the list of its snapshot, which stays for it.
-    pub(super) fn pin_for_clone(
-        &self,
-        name: &VolumeName,
-        cell: &SuperblockCell,
-        found: &Snapshot,
-        uuid: Uuid,
-    ) -> Result<()> {
-        self.step("clone.pin")?;
-        cell.update(|superblock| {
-            if superblock.state == VolumeState::Deleting {
-                return Err(Error::Deleted(name.to_string()));
-            }
-            let mut all = superblock.snapshots.iter_mut();
-            let kept =
-                all.find(|kept| kept.id == found.id).ok_or_else(|| Error::NoSuchSnapshot {
-                    volume: name.to_string(),
-                    snapshot: found.name.as_str().to_owned(),
-                })?;
-            if !kept.clones.contains(&uuid) {
-                kept.clones.push(uuid);
-            }
-            Ok(())
-        })?;
-        self.step("clone.pinned")
-    }
-
     /// Drops clones of a snapshot that were never made, or are gone.
     pub(super) fn drop_orphans(&self, cell: &SuperblockCell, found: &Snapshot) -> Result<()> {
         let now = cell.get();
         let listed = now.snapshots.iter().find(|kept| kept.id == found.id);
         for clone in listed.map(|kept| kept.clones.clone()).unwrap_or_default() {
+            self.step("orphan.look")?;
             if !is_needed(self.catalog.store(), cell, found.id, clone)? {
+                self.step("orphan.fenced")?;
                 drop_clone(cell, found.id, clone)?;
+                self.step("orphan.dropped")?;
             }
         }
         Ok(())

@@ -8,6 +8,8 @@
 //! Who dies in between leaves a clone that is one still, or an entry in the base's list that a deletion
 //! finds to be of no use.
 
+use std::time::Duration;
+
 use super::release_base;
 use crate::checkpoint::{check_owner, read_checkpoint};
 use crate::engine::Engine;
@@ -17,6 +19,9 @@ use crate::gc::{GcReport, Wish};
 use crate::name::VolumeName;
 use crate::superblock_cell::SuperblockCell;
 use crate::volume::Volume;
+
+/// How often it is looked whether what is being shared is committed.
+const TICK: Duration = Duration::from_millis(100);
 
 /// How often it is tried again because another checkpoint was named meanwhile.
 const ATTEMPTS: usize = 8;
@@ -40,6 +45,14 @@ impl Engine {
         let tie = before.bases.last().filter(|base| !base.is_cut());
         let base = *tie.ok_or_else(|| Error::NoClone(name.to_string()))?;
         self.check_no_snapshots(name, &cell)?;
+        // Nothing of the base comes to be shared any more.
+        let writer = volume.writer()?;
+        let _alone = writer.sharing.lock();
+        while !writer.orders.wait_shared(TICK) {
+            if writer.orders.ended() {
+                return Err(volume.core.end_cause());
+            }
+        }
         let wish = Wish { target: 0, now: true, leave_base: true };
         for _ in 0..ATTEMPTS {
             let mut is_left_off = false;
@@ -65,11 +78,8 @@ impl Engine {
 /// Names no base in the superblock any more. False if the checkpoint that is named needs it still, or
 /// another one was named meanwhile.
 fn cut(volume: &Volume, cell: &SuperblockCell, base: Base) -> Result<bool> {
-    // Nothing of the base may come to be shared meanwhile, nor have been since that checkpoint.
-    let _alone = volume.writer()?.sharing.lock();
     let Some(named) = cell.get().checkpoint else { return Ok(false) };
-    let is_used = volume.core.maps.read().objects().of_base().live_sectors > 0;
-    if is_used || needs_base(volume, named, base)? {
+    if needs_base(volume, named, base)? {
         return Ok(false);
     }
     cell.try_update(|superblock| {

@@ -50,12 +50,7 @@ impl Engine {
         self.clone_at(name, &found, new, uuid, attrs)
     }
 
-    pub(super) fn keep_moment(
-        &self,
-        name: &VolumeName,
-        moment: Moment,
-        uuid: Uuid,
-    ) -> Result<Snapshot> {
+    fn keep_moment(&self, name: &VolumeName, moment: Moment, uuid: Uuid) -> Result<Snapshot> {
         let gone = || {
             let moment = match moment {
                 Moment::Object(seq) => format!("object {seq}"),

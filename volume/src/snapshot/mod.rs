@@ -15,7 +15,6 @@
 
 mod clone;
 mod flatten;
-mod graft;
 mod history;
 mod known;
 
@@ -321,10 +320,12 @@ impl Engine {
         self.check_may_write(name)?;
         let open = self.opened(name);
         let cell = self.cell(name)?;
+        self.step("snapshot.change")?;
         cell.update(|superblock| {
             let nth = position(superblock, name, snapshot)?;
             change(superblock, nth)
         })?;
+        self.step("snapshot.changed")?;
         if let Some(open) = open {
             open.keep_only(&cell.get());
         }

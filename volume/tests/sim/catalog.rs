@@ -71,6 +71,33 @@ fn a_creation_that_crashes_can_be_repeated() {
 }
 
 #[test]
+fn a_first_opening_that_crashes_can_be_repeated() {
+    for step in ["log.create", "log.created"] {
+        let mut world = World::new(5, 1);
+        crash(&mut world, step, |engine| engine.open_writer(&name()).map(drop));
+        let (running, volume) = world.boot_and_check();
+        world.write(&volume, 0, 0, 64);
+        drop(volume);
+        world.kill(running);
+        let (running, _) = world.boot_and_check();
+        running.end();
+        world.assert_sound();
+    }
+}
+
+#[test]
+fn attributes_are_the_old_ones_or_the_new_after_a_crash() {
+    let new = FileAttrs { mode: 0o644, uid: 7, gid: 8, ..attrs() };
+    for (step, expected) in [("attributes.set", attrs()), ("attributes.kept", new)] {
+        let mut world = with_data(6);
+        crash(&mut world, step, |engine| engine.set_attrs(&name(), new));
+        let (running, _) = world.boot_and_check();
+        assert_eq!(running.engine.info(&name()).unwrap().attrs, expected, "{step}");
+        running.end();
+    }
+}
+
+#[test]
 fn a_rename_that_crashes_leaves_one_name_and_can_be_repeated() {
     for step in ["rename.name", "rename.superblock", "rename.old_name"] {
         let mut world = with_data(2);

@@ -13,7 +13,7 @@ use crate::workload;
 use crate::world::World;
 
 /// All steps.
-const STEPS: [&str; 27] = [
+const STEPS: [&str; 29] = [
     "log.pending",
     "log.pending_synced",
     "log.recover",
@@ -22,6 +22,8 @@ const STEPS: [&str; 27] = [
     "log.written",
     "log.synced",
     "log.header_synced",
+    "log.clean",
+    "log.cleaned",
     "batch.sealed",
     "batch.put",
     "batch.created",

@@ -10,9 +10,14 @@ use crate::shared::{attrs, content, named};
 use crate::world::{LANE_SECTORS, Running, World, name};
 
 /// All steps.
-const STEPS: [&str; 19] = [
+const STEPS: [&str; 24] = [
     "snapshot.begin",
     "snapshot.made",
+    "snapshot.change",
+    "snapshot.changed",
+    "orphan.look",
+    "orphan.fenced",
+    "orphan.dropped",
     "clone.pin",
     "clone.pinned",
     "create.superblock",
@@ -58,6 +63,8 @@ fn everything(running: &Running, object: u64) -> Result<(), Error> {
     let engine = &running.engine;
     let volume = running.open()?;
     volume.create_snapshot(&named("second"))?;
+    engine.protect_snapshot(&name(), &named("second"), true)?;
+    engine.protect_snapshot(&name(), &named("second"), false)?;
     engine.clone_volume(&name(), Some(&named("first")), &named("of-first"), attrs())?;
     engine.clone_volume(&name(), None, &named("of-head"), attrs())?;
     let moment = Moment::Object(ObjectSeq::new(object));
@@ -78,6 +85,7 @@ fn everything(running: &Running, object: u64) -> Result<(), Error> {
     engine.close(&named("of-first"), Close::Drain)?;
     engine.delete(&named("of-first"))?;
     engine.delete(&named("of-head"))?;
+    engine.delete_snapshot(&name(), &named("half"))?;
     engine.delete_snapshot(&name(), &named("second"))
 }
 
@@ -93,8 +101,16 @@ fn crash_at(step: &'static str, nth: u64) -> bool {
     volume.create_snapshot(&named("first")).unwrap();
     let object = volume.stats().committed_object;
     let second = wear(&mut world, &volume);
+    volume.create_snapshot(&named("half")).unwrap();
     drop(volume);
     running.drain();
+    // A clone that was not made, three times.
+    for _ in 0..3 {
+        let running = world.boot(CrashAt::Failpoint("clone.pinned", 1), FaultPlan::none()).unwrap();
+        let half = running.engine.clone_volume(&name(), Some(&named("half")), &named("c"), attrs());
+        half.expect_err("it crashes there");
+        world.kill(running);
+    }
 
     let running = world.boot(CrashAt::Failpoint(step, nth), FaultPlan::none()).unwrap();
     let done = everything(&running, object);
@@ -132,6 +148,9 @@ fn crash_at(step: &'static str, nth: u64) -> bool {
     let repair = Check { repair: true, ..Check::default() };
     engine.check(None, repair, &mut |_| true).unwrap();
     for snapshot in engine.snapshots(&name()).unwrap() {
+        if snapshot.protected {
+            engine.protect_snapshot(&name(), &named(&snapshot.name), false).unwrap();
+        }
         engine.delete_snapshot(&name(), &named(&snapshot.name)).unwrap();
     }
     let volume = running.open().unwrap();

@@ -109,8 +109,21 @@ fn a_deposed_host_refuses_everything_and_says_what_its_log_still_holds() {
         assert!(matches!(error, Error::StaleLog { bytes: found, .. } if found == bytes), "{error}");
         first.end();
     }
+    for step in ["log.discard", "log.discarded"] {
+        let first = world.boot(CrashAt::Failpoint(step, 1), FaultPlan::none()).unwrap();
+        first.engine.discard_log(&name()).expect_err("it crashes there");
+        world.kill(first);
+        let first = boot(&mut world);
+        let left = if step == "log.discard" { bytes } else { 0 };
+        let opened = first.open();
+        match opened {
+            Ok(_) => assert_eq!(left, 0, "{step}"),
+            Err(Error::StaleLog { bytes: found, .. }) => assert_eq!(found, left, "{step}"),
+            Err(error) => panic!("{step}: {error}"),
+        }
+        first.end();
+    }
     let first = boot(&mut world);
-    assert_eq!(first.engine.discard_log(&name()).unwrap(), bytes);
     let volume = first.open().unwrap();
     world.check(&volume);
     drop(volume);

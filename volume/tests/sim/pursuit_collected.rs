@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
-use lsvd_store::{Key, ObjectStore, Op};
+use lsvd_store::{FaultPlan, Key, ObjectStore, Op};
 use lsvd_volume::format::Superblock;
 use lsvd_volume::{Error, Volume};
 
 use crate::hosts::{assert_intact, boot, leave, objects, patient, superblock, take_over};
 use crate::oracle::Promise;
+use crate::platform::CrashAt;
 use crate::store::MortalStore;
 use crate::world::{Host, Running, World, lane_write, name, now, read};
 
@@ -63,7 +64,10 @@ fn keep_too_late(
     let mut gate = newcomer.hold(Op::GetRange, "*/o/*");
     let mut late = 0;
     for _ in 0..READS_MAX {
-        gate.wait_until_reached();
+        // Who died does not come any more.
+        while gate.reached() == 0 && !is_over() {
+            thread::yield_now();
+        }
         if is_over() {
             return (late, false);
         }
@@ -163,6 +167,34 @@ fn a_writer_that_collects_faster_than_it_is_read_is_asked_to_stop() {
         assert!(late >= 4, "it was asked after {late} reads that came too late");
         let theirs = opening.join().unwrap().unwrap();
         assert_taken(&mut world, theirs, second, first, volume);
+    }
+}
+
+/// Whoever asked dies. Its writer may go on, or has to open the volume again; nothing is lost.
+#[test]
+fn a_host_that_dies_while_it_asks_a_writer_to_stop_takes_nothing_along() {
+    for step in ["open.announce", "open.announced"] {
+        let (mut world, first, volume) = begin(113);
+        let mut other = Host::new("sim-b");
+        world.go_to(&mut other);
+        let second = world.boot(CrashAt::Failpoint(step, 1), FaultPlan::none()).unwrap();
+        let some = objects(&world)[0].clone();
+        let (opening, is_done) = open_beside(&second, to_write, some);
+        let is_over = || is_done.load(Ordering::SeqCst) || second.life.is_dead();
+        let (_, deposed) = keep_too_late(&mut world, &volume, &second.store, |_, _| false, is_over);
+        opening.join().unwrap().expect_err("it crashes there");
+        assert!(second.life.is_dead(), "{step} is not reached");
+        world.kill(second);
+        world.go_to(&mut other);
+        let asked = replace_all(&mut world, &volume).is_err();
+        assert_eq!(deposed || asked, step == "open.announced", "{step}");
+        drop(volume);
+        leave(first);
+        let (first, volume) = world.boot_and_check();
+        replace_all(&mut world, &volume).unwrap();
+        drop(volume);
+        first.drain();
+        world.assert_sound();
     }
 }
 

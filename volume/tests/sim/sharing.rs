@@ -2,12 +2,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 use std::thread;
 
-use lsvd_store::{FaultPlan, ObjectStore, Op};
-use lsvd_volume::{Check, Close, Engine, Error, Volume, VolumeName};
+use lsvd_store::{FaultPlan, Op};
+use lsvd_volume::{Close, Engine, Error, Volume, VolumeName};
 
-use crate::hosts::{boot, leave, patient};
+use crate::hosts::{boot, leave, patient, take_over};
 use crate::platform::CrashAt;
 use crate::shared::{attrs, content, named, wear};
 use crate::world::{Host, LANE_SECTORS, Running, World, name, write};
@@ -57,15 +58,6 @@ fn put_away(view: Arc<Volume>) {
     }
 }
 
-/// A volume on which nothing was written, as large as the other one.
-fn make_blank(running: &Running, like: &Volume) -> VolumeName {
-    let blank = named("blank");
-    running.engine.create(&blank, like.size_bytes(), attrs()).unwrap();
-    drop(running.engine.open_writer(&blank).unwrap());
-    running.engine.close(&blank, Close::Drain).unwrap();
-    blank
-}
-
 #[test]
 fn a_clone_gets_back_what_its_base_has() {
     for seed in 400..404 {
@@ -82,7 +74,7 @@ fn a_clone_gets_back_what_its_base_has() {
         wear(&mut world, &clone, 6);
         let before = content(&clone);
         assert!(before != kept);
-        // From the snapshot all of it; what the base has overwritten since is not the clone's.
+        // From the snapshot all of it, what it has already included; what the base has overwritten since is not the clone's.
         let of_head = clone.share(&volume, 0, LANE_BYTES, 1).unwrap();
         assert!(bytes(&of_head) < LANE_BYTES, "{of_head:?}");
         let expected = with_shared(before, &content(&volume), &of_head);
@@ -182,117 +174,134 @@ fn what_is_about_to_be_shared_is_not_condemned() {
     world.assert_sound();
 }
 
+/// A host that does not know that it was deposed copies what it sees, and not from where that was.
 #[test]
-fn a_blank_volume_shares_what_is_copied_to_it() {
-    for (seed, of_snapshot) in [(430, true), (431, false)] {
-        let mut world = World::new(seed, 1);
-        patient(&mut world);
-        let (running, volume) = world.boot_and_check();
-        let kept = worn(&mut world, &volume);
-        let blank = make_blank(&running, &volume);
-        let (source, expected) = match of_snapshot {
-            true => (view(&running.engine, &name()), kept),
-            false => (Arc::clone(&volume), content(&volume)),
-        };
-        assert!(running.engine.graft(&blank, &source).unwrap());
-        let copy = running.engine.open_writer(&blank).unwrap();
-        assert!(content(&copy).iter().all(|byte| *byte == 0), "nothing was copied yet");
-        let half = LANE_BYTES / 2;
-        assert_eq!(bytes(&copy.share(&source, 0, half, 1).unwrap()), half);
-        // The copy makes a checkpoint, and forgets what it does not need of the base.
-        copy.collect(100, true, &mut |_| true).unwrap();
-        assert_eq!(bytes(&copy.share(&source, half, LANE_BYTES, 1).unwrap()), half);
-        drop(source);
-        assert!(content(&copy) == expected);
-        wear(&mut world, &volume, 4);
-        volume.collect(100, true, &mut |_| true).unwrap();
-        // What came since it shares no more.
-        let later = copy.share(&volume, 0, LANE_BYTES, 1).unwrap();
-        let expected = with_shared(expected, &content(&volume), &later);
-        assert!(bytes(&later) < LANE_BYTES && content(&copy) == expected, "{later:?}");
-        let deleted = running.engine.close(&name(), Close::Drain);
-        deleted.unwrap();
-        let refused = running.engine.delete(&name());
-        assert!(matches!(refused, Err(Error::InUse { .. })), "{refused:?}");
-        drop((volume, copy));
-        world.kill(running);
-        world.lose_ssd();
-
-        let running = boot(&mut world);
-        let copy = running.engine.open_writer(&blank).unwrap();
-        assert!(content(&copy) == expected, "after the SSD was lost");
-        // It cannot be grafted twice, nor what holds data.
-        drop(copy);
-        running.engine.close(&blank, Close::Drain).unwrap();
-        let volume = running.open().unwrap();
-        assert!(!running.engine.graft(&blank, &volume).unwrap());
-        if of_snapshot {
-            running.engine.delete(&blank).unwrap();
-        } else {
-            assert!(running.engine.flatten(&blank, &mut |_| true).unwrap());
-        }
-        let left = running.engine.snapshots(&name()).unwrap();
-        assert!(left.iter().all(|snapshot| !snapshot.for_clones), "{left:?}");
-        drop(volume);
-        running.drain();
-        world.assert_sound();
+fn a_deposed_source_gives_nothing_that_its_owner_may_have_collected() {
+    let mut world = World::new(430, 1);
+    patient(&mut world);
+    let (first, volume) = world.boot_and_check();
+    world.write(&volume, 0, 0, LANE_SECTORS);
+    world.upload(&volume);
+    let mut other = Host::new("sim-b");
+    let (second, theirs) = take_over(&mut world, &mut other);
+    // Nothing of what the first host shows is left.
+    for _ in 0..2 {
+        world.write(&theirs, 0, 0, LANE_SECTORS);
+        world.upload(&theirs);
+        theirs.collect(100, true, &mut |_| true).unwrap();
     }
+    let twin = named("twin");
+    second.engine.clone_volume(&name(), None, &twin, attrs()).unwrap();
+    let expected = content(&theirs);
+    drop(theirs);
+
+    let clone = first.engine.open_writer(&twin).unwrap();
+    let shared = clone.share(&volume, 0, LANE_BYTES, 1).unwrap();
+    assert!(shared.is_empty(), "{shared:?}");
+    assert!(content(&clone) == expected);
+    drop((clone, volume));
+    leave(first);
+    drop(second.engine.shutdown(Close::Drain, &mut |_| true));
+    drop(second);
+    world.assert_sound();
 }
 
-/// Another host opens the volume that is about to become a clone.
+/// A deposed writer names its last checkpoint late, which condemns what the next owner is to share.
 #[test]
-fn a_volume_that_is_taken_over_meanwhile_is_not_grafted() {
+fn a_late_checkpoint_of_the_writer_before_takes_nothing_that_is_shared() {
     let mut world = World::new(440, 1);
     patient(&mut world);
-    let (running, volume) = world.boot_and_check();
-    worn(&mut world, &volume);
-    let blank = make_blank(&running, &volume);
-    let source = view(&running.engine, &name());
-    let held = running.store.hold(Op::Replace, "data/*");
-    let grafting = {
-        let (engine, source) = (Arc::clone(&running.engine), Arc::clone(&source));
-        let blank = blank.clone();
-        thread::spawn(move || engine.graft(&blank, &source))
-    };
-    held.wait_until_reached();
+    let (first, volume) = world.boot_and_check();
+    let kept = worn(&mut world, &volume);
+    world.write(&volume, 0, 0, LANE_SECTORS);
+    world.upload(&volume);
+    // The next owner has the snapshot's file open, which the writer does not know.
     let mut other = Host::new("sim-b");
     world.go_to(&mut other);
     let second = boot(&mut world);
-    let theirs = second.engine.open_writer(&blank).unwrap();
-    write(&theirs, 0, &[7; 4096]).unwrap();
-    theirs.flush_to_store().unwrap();
+    let source = view(&second.engine, &name());
+    first.engine.delete_snapshot(&name(), &named("kept")).unwrap();
+    let held = first.store.hold(Op::Replace, "data/*");
+    let collecting = {
+        let volume = Arc::clone(&volume);
+        thread::spawn(move || volume.collect(0, true, &mut |_| true))
+    };
+    held.wait_until_reached();
+    let theirs = second.engine.open_writer(&name()).unwrap();
+    let before = content(&theirs);
+    let sharing = {
+        let (theirs, source) = (Arc::clone(&theirs), Arc::clone(&source));
+        thread::spawn(move || theirs.share(&source, 0, LANE_BYTES, 1))
+    };
+    thread::sleep(std::time::Duration::from_millis(200));
     held.release();
-    assert!(!grafting.join().unwrap().unwrap());
-    drop(theirs);
+    drop(collecting.join().unwrap());
+    let shared = sharing.join().unwrap().unwrap();
+    let expected = with_shared(before, &kept, &shared);
+    assert!(content(&theirs) == expected, "{shared:?}");
+    drop((theirs, source, volume));
     drop(second.engine.shutdown(Close::Drain, &mut |_| true));
-    drop((second, volume, source));
-    let copy = running.engine.open_writer(&blank).unwrap();
-    assert!(content(&copy)[..4096] == [7; 4096], "what the other host had uploaded");
-    drop(copy);
+    drop(second);
+    leave(first);
+    let second = boot(&mut world);
+    let theirs = second.open().unwrap();
+    assert!(content(&theirs) == expected, "opened again");
+    drop(theirs);
+    second.drain();
+    world.assert_sound();
+}
+
+/// What shares while it is cut off from its base is whole afterwards.
+#[test]
+fn a_clone_that_is_flattened_meanwhile_needs_nothing_of_its_base() {
+    let mut world = World::new(445, 1);
+    patient(&mut world);
+    let (running, volume) = world.boot_and_check();
+    let kept = worn(&mut world, &volume);
+    let twin = named("twin");
+    running.engine.clone_volume(&name(), Some(&named("kept")), &twin, attrs()).unwrap();
+    let clone = running.engine.open_writer(&twin).unwrap();
+    let source = view(&running.engine, &name());
+    let (tell, told) = channel();
+    let sharing = {
+        let (clone, source) = (Arc::clone(&clone), Arc::clone(&source));
+        thread::spawn(move || {
+            for nth in 0..60u64 {
+                // Something else, so that there is something to share.
+                write(&clone, nth % 40 * 65_536, &[nth as u8; 65_536]).unwrap();
+                let shared = clone.share(&source, 0, LANE_BYTES, 1).unwrap();
+                assert!(nth > 0 || bytes(&shared) == LANE_BYTES, "{shared:?}");
+                tell.send(nth).unwrap();
+            }
+        })
+    };
+    assert_eq!(told.recv().unwrap(), 0);
+    assert!(running.engine.flatten(&twin, &mut |_| true).unwrap());
+    assert!(running.engine.base_of(&twin).unwrap().is_none());
+    sharing.join().unwrap();
+    put_away(source);
+    let expected = content(&clone);
+    running.engine.delete_snapshot(&name(), &named("kept")).unwrap();
+    volume.collect(100, true, &mut |_| true).unwrap();
+    drop((volume, clone));
+    running.drain();
+    world.lose_ssd();
+    let running = boot(&mut world);
+    let clone = running.engine.open_writer(&twin).unwrap();
+    assert!(content(&clone) == expected && expected.len() == kept.len());
+    drop(clone);
     running.drain();
     world.assert_sound();
 }
 
 /// All steps.
-const STEPS: [&str; 9] = [
-    "share.begin",
-    "share.put",
-    "share.created",
-    "share.commit",
-    "graft.begin",
-    "graft.named",
-    "clone.pin",
-    "clone.pinned",
-    "graft.done",
-];
+const STEPS: [&str; 4] = ["share.begin", "share.put", "share.created", "share.commit"];
 
 /// What is done, one after the other, until it fails.
-fn everything(running: &Running, blank: &VolumeName) -> Result<(), Error> {
+fn everything(running: &Running, twin: &VolumeName) -> Result<(), Error> {
     let volume = running.open()?;
-    running.engine.graft(blank, &volume)?;
-    let copy = running.engine.open_writer(blank)?;
-    copy.share(&volume, 0, LANE_BYTES, 1)?;
     let source = running.engine.open_snapshot(&name(), &named("kept"))?;
+    running.engine.open_writer(twin)?.share(&source, 0, LANE_BYTES, 1)?;
     volume.share(&source, 0, LANE_BYTES, 1)?;
     volume.collect(100, true, &mut |_| true).map(drop)
 }
@@ -303,12 +312,16 @@ fn crash_at(step: &'static str, nth: u64) -> bool {
     let (running, volume) = world.boot_and_check();
     let kept = worn(&mut world, &volume);
     let now = content(&volume);
-    let blank = make_blank(&running, &volume);
-    drop(volume);
+    let twin = named("twin");
+    running.engine.clone_volume(&name(), Some(&named("kept")), &twin, attrs()).unwrap();
+    let clone = running.engine.open_writer(&twin).unwrap();
+    wear(&mut world, &clone, 3);
+    let other = content(&clone);
+    drop((volume, clone));
     running.drain();
 
     let running = world.boot(CrashAt::Failpoint(step, nth), FaultPlan::none()).unwrap();
-    let done = everything(&running, &blank);
+    let done = everything(&running, &twin);
     let crashed = running.life.is_dead();
     assert!(done.is_ok() || crashed, "{done:?}");
     world.kill(running);
@@ -317,30 +330,16 @@ fn crash_at(step: &'static str, nth: u64) -> bool {
     let volume = running.open().unwrap();
     let head = content(&volume);
     assert!(head == now || head == kept, "neither what it was nor what it shares");
-    let copy = running.engine.open_writer(&blank).unwrap();
-    let copied = content(&copy);
-    assert!(copied == now || copied.iter().all(|byte| *byte == 0), "neither blank nor a copy");
-    // It goes on: what shares nothing by now is copied.
-    let shared = copy.share(&volume, 0, LANE_BYTES, 1).unwrap();
-    let copied = with_shared(copied, &head, &shared);
+    let clone = running.engine.open_writer(&twin).unwrap();
+    let copied = content(&clone);
+    assert!(copied == other || copied == kept, "neither what it was nor what it shares");
     volume.collect(100, true, &mut |_| true).unwrap();
-    copy.collect(100, true, &mut |_| true).unwrap();
-    assert!(content(&copy) == copied && content(&volume) == head);
-    let former = format!("data/{}/o/{:016x}", copy.uuid(), 1);
-    drop((volume, copy));
-    running.engine.close(&blank, Close::Drain).unwrap();
-    let repair = Check { repair: true, ..Check::default() };
-    running.engine.check(None, repair, &mut |_| true).unwrap();
-    if running.engine.base_of(&blank).unwrap().is_some() {
-        let left = world.store.list(&former, None, 1).unwrap().objects;
-        assert!(left.is_empty(), "what it had before stays: {left:?}");
-    }
-    running.engine.delete(&blank).unwrap();
-    let repair = Check { repair: true, ..Check::default() };
-    running.engine.check(None, repair, &mut |_| true).unwrap();
-    for snapshot in running.engine.snapshots(&name()).unwrap() {
-        running.engine.delete_snapshot(&name(), &named(&snapshot.name)).unwrap();
-    }
+    clone.collect(100, true, &mut |_| true).unwrap();
+    assert!(content(&clone) == copied && content(&volume) == head);
+    drop((volume, clone));
+    running.engine.close(&twin, Close::Drain).unwrap();
+    running.engine.delete(&twin).unwrap();
+    running.engine.delete_snapshot(&name(), &named("kept")).unwrap();
     let volume = running.open().unwrap();
     let report = volume.collect(100, true, &mut |_| true).unwrap();
     assert!(content(&volume) == head, "what is left is what it was");

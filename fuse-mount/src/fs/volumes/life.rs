@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lsvd_volume::{Close, Error, FileAttrs, Result, Volume, VolumeInfo, VolumeName};
+use lsvd_volume::{Close, Error, FileAttrs, Result, VolumeInfo, VolumeName};
 
 use super::Volumes;
 use crate::fs::directory::Known;
@@ -72,34 +72,6 @@ impl Volumes {
         node.touch();
         node.meta.lock().size_bytes = info.size_bytes;
         rolled
-    }
-
-    /// Has a volume on which nothing was ever written, and which only one file has open, share what is
-    /// copied to it from `source` from now on. The volume, if that is so now.
-    ///
-    /// # Errors
-    /// It could not be opened again.
-    pub(crate) fn graft(&self, node: &Arc<Node>, source: &Volume) -> Result<Option<Arc<Volume>>> {
-        let _shape = node.shape.lock();
-        let name = node.name();
-        let volume = self.ensure_open_in_shape(node, true)?;
-        let is_fresh = volume.is_blank() && node.meta.lock().users == 1;
-        if !is_fresh || source.uuid() == node.uuid {
-            return Ok(None);
-        }
-        drop(volume);
-        node.set_volume(None);
-        let grafted = self
-            .engine
-            .close(&name, Close::Drain)
-            .and_then(|()| self.engine.graft(&name, source))
-            .unwrap_or_else(|error| {
-                log::warn!("{name}: what is copied to it is not shared: {error}");
-                false
-            });
-        self.directory.lock().changed();
-        let volume = self.ensure_open_in_shape(node, true)?;
-        Ok(grafted.then_some(volume))
     }
 
     /// Notes that a volume was made.

@@ -157,8 +157,6 @@ impl Sequencer {
             maps.objects_mut().add(stamp.seq, 0, bytes);
         }
         self.at.history.add(covers, stamp.written_ms);
-        let history = self.at.history.begin();
-        self.orders.publish(|o| o.history = history);
         self.condemned = std::mem::take(&mut prepared.condemned);
         self.newly_condemned = std::mem::take(&mut kept.condemned);
         self.at.root = std::mem::take(&mut prepared.root);
@@ -204,7 +202,12 @@ impl Sequencer {
             return;
         }
         self.cleaner.announce(std::mem::take(&mut self.condemned));
-        let answers = self.answers;
-        self.orders.publish(|o| o.answered = answers);
+        let (answers, history) = (self.answers, self.at.history.begin());
+        self.orders.publish(|o| {
+            o.answered = answers;
+            o.has_named = true;
+            // Not before: who wants a moment of it enters at a checkpoint that is named.
+            o.history = history;
+        });
     }
 }

@@ -56,7 +56,7 @@ impl Sequencer {
                     self.core.step("share.commit")?;
                     self.apply_shared(&header, bytes)?;
                     self.at.since_checkpoint += 1;
-                    self.sharing -= 1;
+                    self.set_sharing(self.sharing - 1);
                     shared = Some((answer, header));
                 }
                 Some(Outcome::Checkpoint { stamp }) => self.publish_checkpoint(&stamp, uploaders),
@@ -124,7 +124,7 @@ impl Sequencer {
             objects.add(seq, 0, bytes);
             let gone = header.holders().iter().find(|holder| !objects.hold(holder));
             if let Some(gone) = gone {
-                let detail = "it is gone while it was about to be shared";
+                let detail = "it is another one than was about to be shared";
                 return Err(Error::damaged(core.stream.describe(gone.object), detail));
             }
         }

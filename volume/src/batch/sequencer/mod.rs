@@ -4,7 +4,7 @@ mod checkpoints;
 mod commits;
 
 use checkpoints::Kept;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::checkpoint::{Prepared, Root};
 use crate::core::Core;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
-use crate::format::{FenceRecord, LogPoint, Nonce, SharedExtent, SharedHeader, Stamp};
+use crate::format::{FenceRecord, Holder, LogPoint, Nonce, SharedExtent, SharedHeader, Stamp};
 use crate::gc::Cleaner;
 use crate::health::count;
 use crate::history_window::HistoryWindow;
@@ -291,20 +291,8 @@ impl Sequencer {
             return Ok(false);
         }
         let Some(request) = self.orders.take_share() else { return Ok(false) };
-        let ShareRequest { mut extents, mut holders, kept_by_base, answer } = request;
-        let end = self.at.size_sectors;
-        extents.retain(|shared| shared.extent.end().get() <= end);
-        {
-            let maps = self.core.maps.read();
-            holders.retain(|holder| {
-                let known = maps.objects().holder(holder.object);
-                known.map_or(holder.object <= kept_by_base, |known| known == *holder)
-            });
-        }
-        let held = |shared: &SharedExtent| {
-            holders.binary_search_by_key(&shared.from.object, |holder| holder.object).is_ok()
-        };
-        extents.retain(held);
+        let (holders, extents) = self.still_kept(&request);
+        let answer = request.answer;
         if extents.is_empty() {
             // Who asked may have ceased to wait.
             let _ = answer.send(extents);
@@ -315,9 +303,32 @@ impl Sequencer {
         let header = SharedHeader::new(stamp, holders, extents);
         let header = Box::new(header.map_err(|e| e.of(self.core.stream.describe(stamp.seq)))?);
         self.begin(stamp.seq, None);
-        self.sharing += 1;
+        self.set_sharing(self.sharing + 1);
         uploaders.submit(Job::Shared { header, answer });
         Ok(true)
+    }
+
+    /// What of a request is within the volume, and not condemned.
+    fn still_kept(&self, request: &ShareRequest) -> (Vec<Holder>, Vec<SharedExtent>) {
+        let maps = self.core.maps.read();
+        let is_kept = |holder: &Holder| match maps.objects().holder(holder.object) {
+            Some(known) => known == *holder,
+            // What is dead of a base is forgotten, but the base keeps it.
+            None => maps.objects().is_base_number(holder.object),
+        };
+        let wanted = request.extents.iter().copied();
+        let inside = wanted.filter(|shared| shared.extent.end().get() <= self.at.size_sectors);
+        let extents: Vec<_> = inside
+            .filter(|shared| request.holders.get(&shared.from.object).is_some_and(is_kept))
+            .collect();
+        let used: BTreeSet<_> = extents.iter().map(|shared| shared.from.object).collect();
+        let holders = used.iter().filter_map(|object| request.holders.get(object).copied());
+        (holders.collect(), extents)
+    }
+
+    fn set_sharing(&mut self, objects: usize) {
+        self.sharing = objects;
+        self.orders.publish(|o| o.sharing = objects);
     }
 
     /// Whether the window allows another object.
