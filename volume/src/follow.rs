@@ -61,6 +61,8 @@ struct Following {
     /// The stream, with a map of its own; none after an error in the middle of it.
     state: Option<StreamState>,
     log: Option<OnTop>,
+    /// The last object that the view contains.
+    shown: ObjectSeq,
 }
 
 /// This host's log on top of the stream.
@@ -83,13 +85,13 @@ impl Follower {
             interval,
             fresh_at: AtomicU64::new(now.as_micros() as u64),
             failures: AtomicU32::new(0),
-            at: Mutex::new(Following { state: Some(state), log }),
+            at: Mutex::new(Following { shown: state.committed(), state: Some(state), log }),
         }
     }
 
-    /// The last object of which the view shows something.
-    pub(crate) fn through(&self) -> ObjectSeq {
-        self.at.lock().state.as_ref().map_or(ObjectSeq::ZERO, StreamState::committed)
+    /// The last object that the view contains, as far as that is known at once.
+    pub(crate) fn shown(&self) -> ObjectSeq {
+        self.at.try_lock().map_or(ObjectSeq::ZERO, |at| at.shown)
     }
 
     /// Whether the view is older than it may be.
@@ -236,7 +238,7 @@ fn show(
 ) -> Result<()> {
     let Some(on_top) = &at.log else {
         if moved {
-            put_in_place(core, state);
+            at.shown = put_in_place(core, state);
         }
         return Ok(());
     };
@@ -247,17 +249,19 @@ fn show(
         return Ok(());
     }
     at.log = None;
-    put_in_place(core, state);
+    at.shown = put_in_place(core, state);
     Ok(())
 }
 
-/// Shows the new map, with the leaves that readers have fetched for the one before.
-fn put_in_place(core: &Core, state: &StreamState) {
+/// Shows the new map, with the leaves that readers have fetched for the one before. Returns the last
+/// object that it contains.
+fn put_in_place(core: &Core, state: &StreamState) -> ObjectSeq {
     let mut new = state.maps.committed_only();
     let mut shown = core.maps.write();
     new.adopt_leaves(&shown);
     *shown = new;
     core.memory.settle(&mut shown);
+    state.committed()
 }
 
 /// Whether the stream is continued from the log that lies on top.

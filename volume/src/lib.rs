@@ -131,6 +131,7 @@ pub use info::{LogInfo, VolumeInfo};
 pub use inspect::{Inspect, InspectReport};
 pub use name::VolumeName;
 pub use request_stats::{PerGib, RequestStats};
+pub use share::ShareLimits;
 pub use snapshot::{BaseInfo, KnownSnapshot, Moment, SnapshotInfo};
 pub use stats::VolumeStats;
 pub use threads::Close;

@@ -14,7 +14,10 @@
 //!   be named: so that one's place is taken first.
 //! * It takes no record in the log. What is dirty in the target is uploaded before, so that the order
 //!   of things on the disk is the stream's; on return what is shared is safe in the store.
-//! * A store that does not answer is not waited for: then nothing is shared.
+//! * It waits a few seconds for what has to be uploaded before, and not at all for a store that is known
+//!   not to answer: then nothing is shared. What was put into the stream is waited for: nothing may come
+//!   to the target after the answer.
+//! * The log gets a record that changes nothing, so that who asks whether something was written sees it.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -23,9 +26,9 @@ use std::time::Duration;
 use crossbeam::channel::{RecvTimeoutError, bounded};
 
 use crate::batch::ShareRequest;
-use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::format::{Base, Holder, Place, SHARED_EXTENTS_MAX, SharedExtent, Superblock};
+use crate::log::{Entry, Pass};
 use crate::map::{LEAF_SECTORS, MapPiece};
 use crate::units::{Extent, Lba, ObjectSeq, SECTOR_BYTES};
 use crate::volume::{Role, Volume};
@@ -34,6 +37,18 @@ use crate::writer::Writer;
 /// How often it is looked whether the store answers still.
 const TICK: Duration = Duration::from_millis(100);
 
+/// How long it waits for what has to be in the store before anything can be shared.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShareLimits {
+    /// Less than this is not shared.
+    pub least_bytes: u64,
+    /// What lies behind so much data that cannot be shared is left alone.
+    pub other_bytes_max: u64,
+}
+
 /// What could be shared.
 #[derive(Default)]
 struct Candidates {
@@ -41,78 +56,94 @@ struct Candidates {
     holders: BTreeMap<ObjectSeq, Holder>,
     /// What the target has at the same place already.
     already: Vec<Extent>,
+    /// Data of the source that cannot be shared.
+    other_bytes: u64,
 }
 
 impl Volume {
     /// Has this volume point at the data that `source` has in `len` bytes at `offset`, as far as that is
-    /// in objects which both have; nothing happens if it comes to less than `least` bytes. Returns which
-    /// bytes are the source's now, in order; all others are as they were.
+    /// in objects which both have and is worth it. Returns which bytes are the source's now, in order;
+    /// all others are as they were.
     ///
     /// # Errors
-    /// The volume cannot be written, or one of them cannot be read.
+    /// The volume cannot be written, or one of them cannot be read, as it belongs to another host now.
     pub fn share(
         &self,
         source: &Volume,
         offset: u64,
         len: u64,
-        least: u64,
+        limits: ShareLimits,
     ) -> Result<Vec<Range<u64>>> {
         let writer = self.writer()?;
         let start = offset.div_ceil(SECTOR_BYTES);
         let end = offset.saturating_add(len) / SECTOR_BYTES;
         let whole = Extent::between(Lba::new(start), Lba::new(end));
-        let Some(whole) = whole.filter(|whole| whole.bytes() >= least) else {
+        let Some(whole) = whole.filter(|whole| whole.bytes() >= limits.least_bytes) else {
             return Ok(Vec::new());
         };
-        // It is about to leave its base.
-        let Some(_alone) = writer.sharing.try_lock() else { return Ok(Vec::new()) };
-        let found = self.candidates(source, whole)?;
+        source.core.poison.check_deposed()?;
+        // Somebody else copies to it, or it is about to leave its base.
+        let alone = writer.share_lock.try_lock();
+        let Some(_alone) = alone.filter(|_| !self.is_away() && !source.is_away()) else {
+            return Ok(Vec::new());
+        };
+        let found = self.candidates(source, whole, limits)?;
         let mut shared = found.already.clone();
-        if !found.extents.is_empty()
-            && found.bytes() >= least
-            && self.upload_first(writer, whole)?
-            && self.name_first(writer)?
+        let until = self.core.platform.monotonic() + PATIENCE;
+        if found.bytes() >= limits.least_bytes.max(1)
+            && self.upload_first(writer, whole, until)?
+            && self.name_first(writer, until)?
         {
+            source.core.poison.check_deposed()?;
             for some in found.extents.chunks(SHARED_EXTENTS_MAX) {
                 let extents = self.share_some(writer, some, &found)?;
                 shared.extend(extents.iter().map(|shared| shared.extent));
             }
+            self.note_change(writer)?;
         }
         shared.sort_unstable_by_key(|extent| extent.start());
         Ok(shared.into_iter().map(bytes_of).collect())
     }
 
-    /// Has what is dirty in `whole`, and its end, uploaded. False if the store does not take it.
-    fn upload_first(&self, writer: &Writer, whole: Extent) -> Result<bool> {
-        let is_dirty = self.core.maps.read().dirty().has_any(whole);
-        let has_end = writer.orders.committed_state().sectors >= whole.end().get();
-        let through = writer.log.last_seq();
-        if is_dirty || !has_end {
-            writer.drain_to(through);
-            return self.outlast(writer, || writer.orders.wait_committed(through, TICK));
-        }
-        Ok(true)
+    fn is_away(&self) -> bool {
+        self.core.health.trouble().since_ms.is_some()
     }
 
-    /// Has a checkpoint of this writer named, if none is yet. False if the store does not take it.
-    fn name_first(&self, writer: &Writer) -> Result<bool> {
+    /// Has what is dirty in `whole`, and its end, uploaded. False if that takes too long.
+    fn upload_first(&self, writer: &Writer, whole: Extent, until: Duration) -> Result<bool> {
+        let is_dirty = self.core.maps.read().dirty().has_any(whole);
+        let has_end = writer.orders.committed_state().sectors >= whole.end().get();
+        if !is_dirty && has_end {
+            return Ok(true);
+        }
+        let through = writer.log.last_seq();
+        writer.drain_to(through);
+        self.outlast(writer, Some(until), || writer.orders.wait_committed(through, TICK))
+    }
+
+    /// Has a checkpoint of this writer named, if none is yet. False if that takes too long.
+    fn name_first(&self, writer: &Writer, until: Duration) -> Result<bool> {
         if writer.orders.has_named() {
             return Ok(true);
         }
         let asked = writer.orders.checkpoint(false);
         writer.log.wake_tail();
-        self.outlast(writer, || writer.orders.wait_checkpoint(asked, TICK))
+        self.outlast(writer, Some(until), || writer.orders.wait_checkpoint(asked, TICK))
     }
 
-    /// Waits until it is done. False if the store does not answer any more.
-    fn outlast(&self, writer: &Writer, mut is_done: impl FnMut() -> bool) -> Result<bool> {
-        let deadline = Deadline::start(&self.core);
+    /// Waits until it is done. With an end, false if that has come, or the store does not answer.
+    fn outlast(
+        &self,
+        writer: &Writer,
+        until: Option<Duration>,
+        mut is_done: impl FnMut() -> bool,
+    ) -> Result<bool> {
         while !is_done() {
             if writer.orders.ended() {
                 return Err(self.core.end_cause());
             }
-            let is_away = self.core.health.trouble().since_ms.is_some();
-            if is_away || deadline.is_over(&self.core, &writer.log) {
+            let is_over = |until| self.is_away() || self.core.platform.monotonic() >= until;
+            if until.is_some_and(is_over) {
                 return Ok(false);
             }
         }
@@ -125,35 +156,52 @@ impl Volume {
         extents: &[SharedExtent],
         found: &Candidates,
     ) -> Result<Vec<SharedExtent>> {
-        let holders: BTreeMap<_, _> = extents
-            .iter()
-            .filter_map(|shared| {
-                Some((shared.from.object, *found.holders.get(&shared.from.object)?))
-            })
-            .collect();
+        let of_extent = |shared: &SharedExtent| {
+            let object = shared.from.object;
+            found.holders.get(&object).map(|holder| (object, *holder))
+        };
+        let holders = extents.iter().filter_map(of_extent).collect();
         let (answer, answered) = bounded(1);
         let extents = extents.to_vec();
         writer.orders.share(ShareRequest { extents, holders, answer });
         writer.log.wake_tail();
         let mut outcome = Err(RecvTimeoutError::Timeout);
-        let is_answered = self.outlast(writer, || {
+        let mut is_answered = || {
             outcome = answered.recv_timeout(TICK);
             !matches!(outcome, Err(RecvTimeoutError::Timeout))
-        })?;
-        if !is_answered {
-            // What is on its way may still be committed; whatever is written from now on comes after it.
-            writer.orders.withdraw_shares();
-            return Ok(Vec::new());
+        };
+        let until = self.core.platform.monotonic() + PATIENCE;
+        if !self.outlast(writer, Some(until), &mut is_answered)? {
+            if writer.orders.withdraw_shares() {
+                return Ok(Vec::new());
+            }
+            // It is in the stream, or about to be: it comes as soon as the store takes it.
+            self.outlast(writer, None, &mut is_answered)?;
         }
         outcome.map_err(|_| self.core.end_cause())
     }
 
+    /// Puts a record into the log that changes nothing: what is shared has none.
+    fn note_change(&self, writer: &Writer) -> Result<()> {
+        let _alone = writer.resizing.lock();
+        let sectors = self.core.maps.read().sectors();
+        self.append_patiently(writer, Entry::Resize { sectors }, Pass::Waited).map(drop)
+    }
+
     /// What `source` has in objects that this volume has as well, and keeps.
-    fn candidates(&self, source: &Volume, whole: Extent) -> Result<Candidates> {
+    fn candidates(
+        &self,
+        source: &Volume,
+        whole: Extent,
+        limits: ShareLimits,
+    ) -> Result<Candidates> {
         let kept_by_base = self.kept_by_base(source);
         let mut found = Candidates::default();
         let (mut theirs, mut ours) = (Vec::new(), Vec::new());
         for part in parts(whole) {
+            if found.other_bytes >= limits.other_bytes_max {
+                break;
+            }
             source.core.ask_maps(|maps| {
                 theirs.clear();
                 maps.lookup(part, &mut theirs)
@@ -170,6 +218,10 @@ impl Volume {
                 });
                 in_objects.filter(|(_, holder)| self.has_in_common(source, holder.object)).collect()
             };
+            let is_data =
+                |piece: &&MapPiece| matches!(piece, MapPiece::Log { .. } | MapPiece::Object { .. });
+            let data = theirs.iter().filter(is_data).map(|piece| piece.extent().bytes());
+            found.other_bytes += data.sum::<u64>();
             if held.is_empty() {
                 continue;
             }
@@ -181,6 +233,7 @@ impl Volume {
             let maps = self.core.maps.read();
             for (shared, holder) in held {
                 if holder.object <= kept_by_base || maps.objects().is_kept(holder.object) {
+                    found.other_bytes -= shared.extent.bytes();
                     found.add(shared, holder, &ours);
                 }
             }
@@ -209,7 +262,7 @@ impl Volume {
             // What is needed there was needed, or came, after this one was made; unless the view is older:
             // a writer may not know that another host has the volume.
             Role::Writes(theirs) => theirs.orders.committed_object() >= base.at,
-            Role::Follows(view) => view.through() >= base.at,
+            Role::Follows(view) => view.shown() >= base.at,
         };
         if is_kept { base.at } else { ObjectSeq::ZERO }
     }

@@ -45,7 +45,7 @@ pub(crate) fn start(core: &Arc<Core>, log: Arc<WriteLog>, position: Position) ->
         cleaner: Arc::new(cleaner),
         threads: Mutex::default(),
         resizing: Mutex::default(),
-        sharing: Mutex::default(),
+        share_lock: Mutex::default(),
         last_in_snapshot: Mutex::default(),
         log,
     };

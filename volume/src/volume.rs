@@ -480,6 +480,9 @@ impl Volume {
         mut ask: impl FnMut(&Maps) -> std::result::Result<T, Absent> + Send + 'static,
         done: impl FnOnce(Result<T>) + Send + 'static,
     ) {
+        if let Err(error) = self.core.poison.check_deposed() {
+            return done(Err(error));
+        }
         let answer = ask(&self.core.maps.read());
         match answer {
             Ok(answer) => done(Ok(answer)),
@@ -529,7 +532,12 @@ impl Volume {
     }
 
     /// Appends, waiting as long as it takes or `store-timeout` allows.
-    fn append_patiently(&self, writer: &Writer, entry: Entry<'_>, pass: Pass) -> Result<LogSeq> {
+    pub(crate) fn append_patiently(
+        &self,
+        writer: &Writer,
+        entry: Entry<'_>,
+        pass: Pass,
+    ) -> Result<LogSeq> {
         let deadline = Deadline::start(&self.core);
         loop {
             match writer.publisher.append(&writer.log, entry, pass) {

@@ -28,7 +28,7 @@ pub(crate) struct Writer {
     /// Held by a resize, so that two are published in the order of their records.
     pub(crate) resizing: Mutex<()>,
     /// Held while data of other volumes comes to be shared, and while a clone leaves its base.
-    pub(crate) sharing: Mutex<()>,
+    pub(crate) share_lock: Mutex<()>,
     /// The last record that a snapshot contains, by its identity, as far as it is known.
     pub(crate) last_in_snapshot: Mutex<HashMap<u64, LogSeq>>,
 }

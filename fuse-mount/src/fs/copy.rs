@@ -19,7 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, bounded};
-use lsvd_volume::{Error, Result, Volume};
+use lsvd_volume::{Error, Result, ShareLimits, Volume};
 
 use super::errno::Errno;
 use super::handles::Handle;
@@ -96,7 +96,6 @@ impl Transfer {
             return Ok(None);
         }
         let to_end = to.checked_add(len).ok_or(Errno::EFBIG)?;
-
         let of_one_file =
             matches!(source, Handle::Volume { node: other, .. } if other.ino == node.ino);
         if of_one_file && from < to_end && to < from + len {
@@ -121,10 +120,10 @@ impl Transfer {
         if self.from != self.to {
             return VecDeque::new();
         }
-        let shared = self
-            .target
-            .share(&self.source, self.from, self.len, SHARE_BYTES_MIN)
-            .unwrap_or_else(|error| {
+        // What lies further away this request will not come to.
+        let limits = ShareLimits { least_bytes: SHARE_BYTES_MIN, other_bytes_max: DATA_BYTES_MAX };
+        let shared =
+            self.target.share(&self.source, self.from, self.len, limits).unwrap_or_else(|error| {
                 // Copying will tell what is wrong.
                 log::debug!("{}: nothing is shared: {error}", self.target.name());
                 Vec::new()

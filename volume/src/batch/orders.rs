@@ -54,8 +54,8 @@ pub(super) struct State {
     pub(super) answered: u64,
     /// What other objects hold and this volume is to share, the oldest request first.
     shares: VecDeque<ShareRequest>,
-    /// Objects in flight that share data.
-    pub(super) sharing: usize,
+    /// How many of them were taken and are not committed yet.
+    sharing: usize,
     /// The superblock names a checkpoint of this writer.
     pub(super) has_named: bool,
     /// Flushes that wait for the store.
@@ -141,15 +141,31 @@ impl Orders {
         if state.last {
             state.shares.clear();
         }
-        state.shares.pop_front()
+        let request = state.shares.pop_front();
+        state.sharing += usize::from(request.is_some());
+        request
     }
 
-    /// Gives up the requests to share data that were not taken yet.
-    pub(crate) fn withdraw_shares(&self) {
-        self.state.lock().shares.clear();
+    /// Notes that what was taken is committed, or that there is nothing to share.
+    pub(super) fn end_share(&self) {
+        self.publish(|o| o.sharing = o.sharing.saturating_sub(1));
     }
 
-    /// Waits until no object that shares data is in flight, for at most `time`.
+    /// Whether a request to share data was taken and is not committed yet.
+    pub(super) fn is_sharing(&self) -> bool {
+        self.state.lock().sharing > 0
+    }
+
+    /// Gives up the requests to share data that were not taken yet. False if there are none: then what
+    /// was taken will be committed.
+    pub(crate) fn withdraw_shares(&self) -> bool {
+        let mut state = self.state.lock();
+        let are_some = !state.shares.is_empty();
+        state.shares.clear();
+        are_some
+    }
+
+    /// Waits until what was taken of requests to share data is committed, for at most `time`.
     pub(crate) fn wait_shared(&self, time: Duration) -> bool {
         let mut state = self.state.lock();
         if state.sharing > 0 && state.ended.is_none() {

@@ -284,33 +284,38 @@ impl Walk<'_> {
             self.tail.data.push(seq);
         }
         if let Some(holders) = self.holders.remove(&seq) {
-            self.check_holders(seq, &holders)?;
+            // The checkpoint may not know that they are needed.
+            self.tail.data.extend(check_holders(self.cx, seq, &holders, self.covers)?);
         }
         Ok(())
     }
+}
 
-    /// Whether what is shared is there. It counts as data of the tail: the checkpoint may know nothing
-    /// of it yet.
-    fn check_holders(&mut self, seq: ObjectSeq, holders: &[ObjectSeq]) -> Result<()> {
-        // A clone that was cut off since needs none of its base's.
-        let had = holders.iter().filter(|holder| !self.cx.stream.is_cut(**holder));
-        let holders: Vec<_> = had.copied().collect();
-        for some in holders.chunks(AT_ONCE) {
-            let looked = survey(self.cx.stream, some, |stream, holder| stream.find(holder))?;
-            for (holder, looked) in some.iter().zip(looked) {
-                match looked {
-                    Looked::Found(_) => self.tail.data.push(*holder),
-                    Looked::Damaged(error) => self.cx.desk.damaged(&error, ADVICE_RESTORE),
-                    Looked::Missing if self.cx.judge.has_moved_on(self.covers)? => {}
-                    Looked::Missing => {
-                        let detail = format!("it is missing, and object {seq} shares its data");
-                        let what = self.cx.stream.describe(*holder);
-                        let finding = Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE);
-                        self.cx.desk.found(finding);
-                    }
+/// Looks for what object `seq` shares; returns what of it is there. Behind what the superblock's checkpoint
+/// covers it may be about to be collected.
+pub(crate) fn check_holders(
+    cx: &Context<'_>,
+    seq: ObjectSeq,
+    holders: &[ObjectSeq],
+    covers: ObjectSeq,
+) -> Result<Vec<ObjectSeq>> {
+    // A clone that was cut off since needs none of its base's.
+    let had = holders.iter().filter(|holder| !cx.stream.is_cut(**holder));
+    let (holders, mut there): (Vec<_>, _) = (had.copied().collect(), Vec::new());
+    for some in holders.chunks(AT_ONCE) {
+        let looked = survey(cx.stream, some, |stream, holder| stream.find(holder))?;
+        for (holder, looked) in some.iter().zip(looked) {
+            match looked {
+                Looked::Found(_) => there.push(*holder),
+                Looked::Damaged(error) => cx.desk.damaged(&error, ADVICE_RESTORE),
+                Looked::Missing if cx.judge.has_moved_on(covers)? => {}
+                Looked::Missing => {
+                    let detail = format!("it is missing, and object {seq} shares its data");
+                    let what = cx.stream.describe(*holder);
+                    cx.desk.found(Finding::new(Severity::Damage, what, detail, ADVICE_RESTORE));
                 }
             }
         }
-        Ok(())
     }
+    Ok(there)
 }

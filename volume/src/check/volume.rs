@@ -14,7 +14,7 @@ use super::listing::Listing;
 use super::report::{Finding, Severity, VolumeCheck};
 use super::root::check_root;
 use super::survey::Looked;
-use super::tail::{From, Tail, check_tail};
+use super::tail::{From, Tail, check_holders, check_tail};
 use crate::checkpoint::read_checkpoint;
 use crate::error::{Error, Result};
 use crate::format::{CheckpointHeader, CheckpointRef, ObjectHeader, Snapshot, Superblock};
@@ -156,7 +156,8 @@ fn check_snapshot(
         match Looked::of(cx.stream.header(seq))? {
             Looked::Found(ObjectHeader::Data(_)) => needed.push(seq),
             Looked::Found(ObjectHeader::Shared(shared)) => {
-                needed.extend(shared.holders().iter().map(|holder| holder.object));
+                let holders: Vec<_> = shared.holders().iter().map(|h| h.object).collect();
+                needed.extend(check_holders(cx, seq, &holders, header.covers)?);
             }
             _ => {}
         }

@@ -47,12 +47,19 @@ impl Engine {
         self.check_no_snapshots(name, &cell)?;
         // Nothing of the base comes to be shared any more.
         let writer = volume.writer()?;
-        let _alone = writer.sharing.lock();
-        while !writer.orders.wait_shared(TICK) {
+        let _alone = loop {
+            if let Some(alone) = writer.share_lock.try_lock_for(TICK)
+                && writer.orders.wait_shared(TICK)
+            {
+                break alone;
+            }
             if writer.orders.ended() {
                 return Err(volume.core.end_cause());
             }
-        }
+            if !progress(writer.cleaner.report()) {
+                return Ok(false);
+            }
+        };
         let wish = Wish { target: 0, now: true, leave_base: true };
         for _ in 0..ATTEMPTS {
             let mut is_left_off = false;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::rng::Rng;
 use crate::seeds::for_seeds;
 use crate::shared::{attrs, named};
+use crate::sharing::ALL;
 
 const BLOCK: u64 = 4096;
 /// Over the edge of two leaves of the map.
@@ -318,7 +319,7 @@ impl Model {
         let start = self.rng.below(theirs.len() as u64);
         let count = 1 + self.rng.below(theirs.len() as u64 - start);
         let (offset, len) = (BASE + start * BLOCK, count * BLOCK);
-        for range in target.share(&source, offset, len, 1).unwrap() {
+        for range in target.share(&source, offset, len, ALL).unwrap() {
             assert!(range.start >= offset && range.end <= offset + len, "{range:?}");
             assert!(range.start % BLOCK == 0 && range.end % BLOCK == 0, "{range:?}");
             let nth = |at: u64| ((at - BASE) / BLOCK) as usize;

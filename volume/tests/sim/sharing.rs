@@ -6,14 +6,17 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use lsvd_store::{FaultPlan, Op};
-use lsvd_volume::{Close, Engine, Error, Volume, VolumeName};
+use lsvd_volume::{Close, Engine, Error, ShareLimits, Volume, VolumeName};
 
-use crate::hosts::{boot, leave, patient, take_over};
+use crate::hosts::{boot, learn, leave, patient, take_over};
 use crate::platform::CrashAt;
 use crate::shared::{attrs, content, named, wear};
 use crate::world::{Host, LANE_SECTORS, Running, World, name, write};
 
 const LANE_BYTES: u64 = LANE_SECTORS * 512;
+
+/// Whatever can be shared.
+pub(crate) const ALL: ShareLimits = ShareLimits { least_bytes: 1, other_bytes_max: u64::MAX };
 
 /// A disk that was written once and whose snapshot "kept" is this; it was worn since.
 fn worn(world: &mut World, volume: &Arc<Volume>) -> Vec<u8> {
@@ -41,7 +44,7 @@ fn with_shared(mut content: Vec<u8>, of: &[u8], ranges: &[Range<u64>]) -> Vec<u8
 /// Shares the whole lane; returns what came to be shared.
 fn share_all(target: &Arc<Volume>, source: &Arc<Volume>) -> Vec<Range<u64>> {
     let before = target.stats().object_bytes_put;
-    let shared = target.share(source, 0, LANE_BYTES, 1).unwrap();
+    let shared = target.share(source, 0, LANE_BYTES, ALL).unwrap();
     let put = target.stats().object_bytes_put - before;
     assert!(put < 64 << 10, "{put} bytes to share {}", bytes(&shared));
     shared
@@ -75,7 +78,7 @@ fn a_clone_gets_back_what_its_base_has() {
         let before = content(&clone);
         assert!(before != kept);
         // From the snapshot all of it, what it has already included; what the base has overwritten since is not the clone's.
-        let of_head = clone.share(&volume, 0, LANE_BYTES, 1).unwrap();
+        let of_head = clone.share(&volume, 0, LANE_BYTES, ALL).unwrap();
         assert!(bytes(&of_head) < LANE_BYTES, "{of_head:?}");
         let expected = with_shared(before, &content(&volume), &of_head);
         assert!(content(&clone) == expected, "parts of the base's head");
@@ -115,11 +118,19 @@ fn a_volume_gets_back_what_its_snapshot_has() {
     // What is dirty goes as well.
     write(&volume, 8192, &[0xee; 4096]).unwrap();
     let source = view(&running.engine, &name());
+    volume.create_snapshot(&named("between")).unwrap();
+    assert!(!volume.is_written_since(Some("between")).unwrap());
     assert_eq!(bytes(&share_all(&volume, &source)), LANE_BYTES);
+    assert!(volume.is_written_since(Some("between")).unwrap(), "what is shared has no record");
+    // A second time there is nothing to do.
+    let objects = volume.stats().objects_put;
+    assert_eq!(bytes(&share_all(&volume, &source)), LANE_BYTES);
+    assert_eq!(volume.stats().objects_put, objects);
     put_away(source);
     assert!(content(&volume) == kept);
     // It needs the snapshot no more.
     running.engine.delete_snapshot(&name(), &named("kept")).unwrap();
+    running.engine.delete_snapshot(&name(), &named("between")).unwrap();
     volume.collect(100, true, &mut |_| true).unwrap();
     assert!(content(&volume) == kept, "without the snapshot");
     drop(volume);
@@ -148,7 +159,7 @@ fn what_is_about_to_be_shared_is_not_condemned() {
     let held = running.store.hold(Op::Create, &next);
     let sharing = {
         let (volume, source) = (Arc::clone(&volume), Arc::clone(&source));
-        thread::spawn(move || volume.share(&source, 0, LANE_BYTES, 1))
+        thread::spawn(move || volume.share(&source, 0, LANE_BYTES, ALL))
     };
     held.wait_until_reached();
     // Its file is open, which other hosts do not know.
@@ -196,8 +207,12 @@ fn a_deposed_source_gives_nothing_that_its_owner_may_have_collected() {
     drop(theirs);
 
     let clone = first.engine.open_writer(&twin).unwrap();
-    let shared = clone.share(&volume, 0, LANE_BYTES, 1).unwrap();
+    let shared = clone.share(&volume, 0, LANE_BYTES, ALL).unwrap();
     assert!(shared.is_empty(), "{shared:?}");
+    // Once it knows, it gives nothing at all.
+    assert!(matches!(learn(&volume), Error::Fenced { .. }));
+    let refused = clone.share(&volume, 0, LANE_BYTES, ALL);
+    assert!(matches!(refused, Err(Error::Fenced { .. })), "{refused:?}");
     assert!(content(&clone) == expected);
     drop((clone, volume));
     leave(first);
@@ -231,7 +246,7 @@ fn a_late_checkpoint_of_the_writer_before_takes_nothing_that_is_shared() {
     let before = content(&theirs);
     let sharing = {
         let (theirs, source) = (Arc::clone(&theirs), Arc::clone(&source));
-        thread::spawn(move || theirs.share(&source, 0, LANE_BYTES, 1))
+        thread::spawn(move || theirs.share(&source, 0, LANE_BYTES, ALL))
     };
     thread::sleep(std::time::Duration::from_millis(200));
     held.release();
@@ -269,7 +284,7 @@ fn a_clone_that_is_flattened_meanwhile_needs_nothing_of_its_base() {
             for nth in 0..60u64 {
                 // Something else, so that there is something to share.
                 write(&clone, nth % 40 * 65_536, &[nth as u8; 65_536]).unwrap();
-                let shared = clone.share(&source, 0, LANE_BYTES, 1).unwrap();
+                let shared = clone.share(&source, 0, LANE_BYTES, ALL).unwrap();
                 assert!(nth > 0 || bytes(&shared) == LANE_BYTES, "{shared:?}");
                 tell.send(nth).unwrap();
             }
@@ -301,8 +316,8 @@ const STEPS: [&str; 4] = ["share.begin", "share.put", "share.created", "share.co
 fn everything(running: &Running, twin: &VolumeName) -> Result<(), Error> {
     let volume = running.open()?;
     let source = running.engine.open_snapshot(&name(), &named("kept"))?;
-    running.engine.open_writer(twin)?.share(&source, 0, LANE_BYTES, 1)?;
-    volume.share(&source, 0, LANE_BYTES, 1)?;
+    running.engine.open_writer(twin)?.share(&source, 0, LANE_BYTES, ALL)?;
+    volume.share(&source, 0, LANE_BYTES, ALL)?;
     volume.collect(100, true, &mut |_| true).map(drop)
 }
 

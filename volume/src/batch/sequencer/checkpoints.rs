@@ -40,7 +40,9 @@ impl Sequencer {
         asked: Option<(bool, u64)>,
         uploaders: &Uploaders,
     ) -> Result<bool> {
-        if self.prepared.is_some() || self.publishing || self.sharing > 0 || !self.may_create() {
+        // What is being shared may not be condemned meanwhile.
+        let is_free = self.prepared.is_none() && !self.publishing && !self.orders.is_sharing();
+        if !is_free || !self.may_create() {
             return Ok(false);
         }
         let clean = match asked {
@@ -201,7 +203,6 @@ impl Sequencer {
             }
             return;
         }
-        self.cleaner.announce(std::mem::take(&mut self.condemned));
         let (answers, history) = (self.answers, self.at.history.begin());
         self.orders.publish(|o| {
             o.answered = answers;
@@ -209,5 +210,6 @@ impl Sequencer {
             // Not before: who wants a moment of it enters at a checkpoint that is named.
             o.history = history;
         });
+        self.cleaner.announce(std::mem::take(&mut self.condemned));
     }
 }

@@ -56,7 +56,6 @@ impl Sequencer {
                     self.core.step("share.commit")?;
                     self.apply_shared(&header, bytes)?;
                     self.at.since_checkpoint += 1;
-                    self.set_sharing(self.sharing - 1);
                     shared = Some((answer, header));
                 }
                 Some(Outcome::Checkpoint { stamp }) => self.publish_checkpoint(&stamp, uploaders),
@@ -72,6 +71,7 @@ impl Sequencer {
             if let Some((answer, header)) = shared {
                 // Not before: a snapshot that is made next must contain it. Who asked may have ceased
                 // to wait.
+                self.orders.end_share();
                 let _ = answer.send(header.extents().to_vec());
             }
         }

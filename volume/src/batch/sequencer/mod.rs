@@ -105,8 +105,6 @@ pub(crate) struct Sequencer {
     /// The checkpoint in flight.
     prepared: Option<(Prepared, Kept)>,
     publishing: bool,
-    /// Objects in flight that share data: what they share may not be condemned meanwhile.
-    sharing: usize,
     /// Whether that is to be the last one.
     is_last: bool,
     /// Whether it could not be named, for there are snapshots that it does not know.
@@ -153,7 +151,6 @@ impl Sequencer {
             committed_sectors: at.size_sectors,
             prepared: None,
             publishing: false,
-            sharing: 0,
             is_last: false,
             repinned: Arc::default(),
             condemned: Vec::new(),
@@ -220,7 +217,10 @@ impl Sequencer {
             let moved = self.move_if_offered(uploaders);
             let shared = self.share_if_asked(uploaders)?;
             self.give_up_late();
-            let pressed = drain_to > committed || checkpoint.is_some() || self.is_late();
+            // Somebody waits for it.
+            let is_awaited =
+                drain_to > committed || checkpoint.is_some() || self.orders.is_sharing();
+            let pressed = is_awaited || self.is_late();
             uploaders.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
             if !sealed && !pointed && !moved && !shared {
                 self.rest(pressed);
@@ -294,6 +294,7 @@ impl Sequencer {
         let (holders, extents) = self.still_kept(&request);
         let answer = request.answer;
         if extents.is_empty() {
+            self.orders.end_share();
             // Who asked may have ceased to wait.
             let _ = answer.send(extents);
             return Ok(true);
@@ -303,7 +304,6 @@ impl Sequencer {
         let header = SharedHeader::new(stamp, holders, extents);
         let header = Box::new(header.map_err(|e| e.of(self.core.stream.describe(stamp.seq)))?);
         self.begin(stamp.seq, None);
-        self.set_sharing(self.sharing + 1);
         uploaders.submit(Job::Shared { header, answer });
         Ok(true)
     }
@@ -324,11 +324,6 @@ impl Sequencer {
         let used: BTreeSet<_> = extents.iter().map(|shared| shared.from.object).collect();
         let holders = used.iter().filter_map(|object| request.holders.get(object).copied());
         (holders.collect(), extents)
-    }
-
-    fn set_sharing(&mut self, objects: usize) {
-        self.sharing = objects;
-        self.orders.publish(|o| o.sharing = objects);
     }
 
     /// Whether the window allows another object.
