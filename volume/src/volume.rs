@@ -4,9 +4,10 @@
 //! has to be waited for, otherwise on one of the engine's. Offsets and lengths are bytes of
 //! any alignment; whole sectors are the fast path.
 
-use std::cell::RefCell;
+mod reads;
+mod writes;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -17,20 +18,16 @@ use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::gc::{GcReport, Wish};
 use crate::health::count;
-use crate::log::{Entry, Pass, Refused, Wait, WriteLog};
+use crate::log::{Entry, Pass, Refused, Wait};
 use crate::map::{Absent, Maps};
-use crate::park::{Request, write_entries};
 use crate::pool::Pool;
-use crate::read::{Filled, Patience, Reader, covering};
+use crate::read::Reader;
 use crate::stats::VolumeStats;
-use crate::units::{BLOCK_BYTES, Extent, Lba, LogSeq, SECTOR_BYTES};
+use crate::units::{BLOCK_BYTES, Lba, LogSeq, SECTOR_BYTES};
 use crate::writer::Writer;
 
 /// How long a blocking call waits before it looks whether the volume failed.
 const TICK: Duration = Duration::from_millis(100);
-
-/// Views that a reader tries, each of which was collected before it was read.
-const VIEWS_MAX: u32 = 16;
 
 /// Largest volume in bytes: what a file offset can say, in whole blocks.
 pub const SIZE_MAX: u64 = (1 << 63) - BLOCK_BYTES;
@@ -53,10 +50,6 @@ pub(crate) enum Role {
     Follows(Box<Follower>),
     /// It is a snapshot, of this identity, which never changes.
     Stands { snapshot: u64 },
-}
-
-thread_local! {
-    static SECTORS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Volume {
@@ -107,213 +100,6 @@ impl Volume {
         match &self.role {
             Role::Follows(follower) => Some(follower),
             Role::Writes(_) | Role::Stands { .. } => None,
-        }
-    }
-
-    /// Reads up to `len` bytes: fewer, or none, at the end of the volume. Of a volume that is open
-    /// for reading only, what is shown is at most the follow interval old.
-    pub fn read(
-        self: &Arc<Self>,
-        offset: u64,
-        len: usize,
-        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
-    ) {
-        if !self.needs_refresh() {
-            return self.read_view(offset, len, done);
-        }
-        let volume = Arc::clone(self);
-        self.pool.remote(move || match volume.refresh() {
-            Ok(()) => volume.read_view(offset, len, done),
-            Err(error) => done(Err(error)),
-        });
-    }
-
-    /// Reads what is known.
-    fn read_view(
-        self: &Arc<Self>,
-        offset: u64,
-        len: usize,
-        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
-    ) {
-        let len = (len as u64).min(self.size_bytes().saturating_sub(offset)) as usize;
-        let Some(cover) = covering(offset, len as u64) else { return done(Ok(&[])) };
-        if let Err(error) = self.core.poison.check_deposed() {
-            return done(Err(error));
-        }
-        count(&self.core.health.reads, 1);
-        count(&self.core.health.read_bytes, len as u64);
-        let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;
-        let mut sectors = SECTORS.take();
-        sectors.resize(sectors.len().max(cover.bytes() as usize), 0);
-        let filled = match sectors.get_mut(..cover.bytes() as usize) {
-            Some(out) => self.reader.read(cover, out, Patience::None),
-            None => Ok(Filled::WouldWait),
-        };
-        match filled {
-            Ok(Filled::Yes) => done(Ok(sectors.get(skip..skip + len).unwrap_or_default())),
-            Ok(Filled::WouldWait) => {
-                let volume = Arc::clone(self);
-                self.pool.local(move || volume.read_patiently(offset, len, done));
-            }
-            Err(error) => self.read_again(offset, len, error, done),
-        }
-        SECTORS.set(sectors);
-    }
-
-    /// First from what is local, which is quick and must not queue behind a slow store.
-    fn read_patiently(
-        self: &Arc<Self>,
-        offset: u64,
-        len: usize,
-        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
-    ) {
-        match self.reader.read_bytes(offset, len, Patience::Local) {
-            Ok(Some(bytes)) => done(Ok(&bytes)),
-            Err(error) => self.read_again(offset, len, error, done),
-            Ok(None) => {
-                let volume = Arc::clone(self);
-                let asked = self.core.platform.monotonic();
-                self.pool.remote(move || {
-                    if let Err(error) = volume.still_in_time(asked) {
-                        return done(Err(error));
-                    }
-                    match volume.reader.read_bytes(offset, len, Patience::Full) {
-                        Ok(bytes) => done(Ok(&bytes.unwrap_or_default())),
-                        Err(error) => volume.read_again(offset, len, error, done),
-                    }
-                });
-            }
-        }
-    }
-
-    /// After an error: what cannot be found may have been collected by whoever writes the volume.
-    fn read_again(
-        self: &Arc<Self>,
-        offset: u64,
-        len: usize,
-        error: Error,
-        done: impl FnOnce(Result<&[u8]>) + Send + 'static,
-    ) {
-        if !matches!(error, Error::Damaged { .. }) {
-            return done(Err(error));
-        }
-        let volume = Arc::clone(self);
-        self.pool.remote(move || {
-            let again = match &volume.role {
-                Role::Writes(writer) => Err(writer.explain(&volume.core, error)),
-                Role::Follows(follower) => volume.read_newer(follower, offset, len, error),
-                Role::Stands { .. } => Err(error),
-            };
-            match again {
-                Ok(bytes) => done(Ok(&bytes)),
-                Err(error) => done(Err(error)),
-            }
-        });
-    }
-
-    /// Reads from newer views than the one that met `error`.
-    fn read_newer(
-        &self,
-        follower: &Follower,
-        offset: u64,
-        len: usize,
-        error: Error,
-    ) -> Result<Vec<u8>> {
-        let mut last = error;
-        for _ in 0..VIEWS_MAX {
-            follower.refresh_now(&self.core)?;
-            let left = self.size_bytes().saturating_sub(offset);
-            let len = (len as u64).min(left) as usize;
-            match self.reader.read_bytes(offset, len, Patience::Full) {
-                Ok(bytes) => return Ok(bytes.unwrap_or_default()),
-                Err(error) if is_same_damage(&error, &last) => return Err(error),
-                Err(error @ Error::Damaged { .. }) => last = error,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(Error::Outrun(self.name()))
-    }
-
-    /// While the store is away reads queue up; none waits its turn and then its full time again.
-    fn still_in_time(&self, asked: Duration) -> Result<()> {
-        let limit = self.core.config.read_patience();
-        let waited = self.core.platform.monotonic().saturating_sub(asked);
-        if waited < limit || !self.core.reads_fail.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let (volume, seconds) = (self.name(), limit.as_secs_f64());
-        Err(Error::StoreTimeout { volume, what: "a read", seconds })
-    }
-
-    /// Writes `data`; past the end is [`Error::OutOfRange`]. When `done` is called with `Ok`
-    /// the data survives the process; a write of up to 1 MiB is whole or absent after a crash.
-    pub fn write(
-        self: &Arc<Self>,
-        offset: u64,
-        data: &[u8],
-        done: impl FnOnce(Result<()>) + Send + 'static,
-    ) {
-        let writer = match self.check_range(offset, data.len() as u64) {
-            Ok(writer) => writer,
-            Err(error) => return done(Err(error)),
-        };
-        if data.is_empty() {
-            return done(Ok(()));
-        }
-        count(&self.core.health.writes, 1);
-        count(&self.core.health.write_bytes, data.len() as u64);
-        if !offset.is_multiple_of(SECTOR_BYTES) || !data.len().is_multiple_of(SECTOR_BYTES as usize)
-        {
-            let (volume, data) = (Arc::clone(self), data.to_vec());
-            return self.pool.remote(move || done(volume.write_unaligned(offset, &data)));
-        }
-        let start = Lba::new(offset / SECTOR_BYTES);
-        for entry in write_entries(start, data) {
-            match writer.publisher.append(&writer.log, entry, Pass::Ordinary) {
-                Ok(_) => {}
-                Err(Refused::Failed(error)) => return done(Err(error)),
-                Err(Refused::Wait(_)) => {
-                    let Entry::Write { start: from, .. } = entry else { continue };
-                    let skip = (from.since(start) * SECTOR_BYTES) as usize;
-                    let data = data.get(skip..).unwrap_or_default().to_vec();
-                    let request = Request::Write { start: from, data, done: 0 };
-                    let deadline = Deadline::start(&self.core);
-                    return writer.parking.park(&writer.log, request, deadline, Box::new(done));
-                }
-            }
-        }
-        done(Ok(()));
-        writer.log.flush_ahead();
-    }
-
-    /// Discards a range: it reads as zeroes afterwards.
-    pub fn trim(
-        self: &Arc<Self>,
-        offset: u64,
-        len: u64,
-        done: impl FnOnce(Result<()>) + Send + 'static,
-    ) {
-        let writer = match self.check_range(offset, len) {
-            Ok(writer) => writer,
-            Err(error) => return done(Err(error)),
-        };
-        if len == 0 {
-            return done(Ok(()));
-        }
-        count(&self.core.health.trims, 1);
-        let aligned = offset.is_multiple_of(SECTOR_BYTES) && len.is_multiple_of(SECTOR_BYTES);
-        let Some(extent) = covering(offset, len).filter(|_| aligned) else {
-            let volume = Arc::clone(self);
-            return self.pool.remote(move || done(volume.trim_unaligned(offset, len)));
-        };
-        match writer.publisher.append(&writer.log, Entry::Trim(extent), Pass::Ordinary) {
-            Ok(_) => done(Ok(())),
-            Err(Refused::Failed(error)) => done(Err(error)),
-            Err(Refused::Wait(_)) => {
-                let (request, deadline) =
-                    (Request::Trim(Some(extent)), Deadline::start(&self.core));
-                writer.parking.park(&writer.log, request, deadline, Box::new(done));
-            }
         }
     }
 
@@ -552,90 +338,10 @@ impl Volume {
         }
     }
 
-    /// Reads the sectors at the edges, patches and writes whole sectors, with the range locked
-    /// against everybody else from the read to the publication.
-    fn write_unaligned(&self, offset: u64, data: &[u8]) -> Result<()> {
-        let writer = self.writer()?;
-        let piece = crate::format::log_record::PAYLOAD_MAX as usize - 2 * SECTOR_BYTES as usize;
-        let mut at = offset;
-        for part in data.chunks(piece) {
-            self.write_unaligned_piece(writer, at, part)?;
-            at += part.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn write_unaligned_piece(&self, writer: &Writer, offset: u64, data: &[u8]) -> Result<()> {
-        let Some(cover) = covering(offset, data.len() as u64) else { return Ok(()) };
-        let lock = RangeLock::take(writer, cover)?;
-        let mut sectors = vec![0; cover.bytes() as usize];
-        let last = cover.end().get() - 1;
-        for edge in [cover.start().get(), last] {
-            let at = ((edge - cover.start().get()) * SECTOR_BYTES) as usize;
-            let sector = Extent::new(Lba::new(edge), 1).zip(sectors.get_mut(at..at + 512));
-            if let Some((extent, out)) = sector {
-                let read = self.reader.read(extent, out, Patience::Full);
-                read.map_err(|error| writer.explain(&self.core, error))?;
-            }
-        }
-        let skip = (offset - cover.start().get() * SECTOR_BYTES) as usize;
-        if let Some(middle) = sectors.get_mut(skip..skip + data.len()) {
-            middle.copy_from_slice(data);
-        }
-        let entry = Entry::Write { start: cover.start(), data: &sectors };
-        self.append_patiently(writer, entry, Pass::Holder(lock.id)).map(|_| ())
-    }
-
-    fn trim_unaligned(&self, offset: u64, len: u64) -> Result<()> {
-        let writer = self.writer()?;
-        let end = offset + len;
-        let inner_start = offset.next_multiple_of(SECTOR_BYTES).min(end);
-        let inner_end = (end - end % SECTOR_BYTES).max(inner_start);
-        for (from, to) in [(offset, inner_start), (inner_end, end)] {
-            if from < to {
-                self.write_unaligned(from, &vec![0; (to - from) as usize])?;
-            }
-        }
-        if let Some(inner) = covering(inner_start, inner_end - inner_start) {
-            self.append_patiently(writer, Entry::Trim(inner), Pass::Waited)?;
-        }
-        Ok(())
-    }
-
     /// Records the volume's new name, for messages.
     pub(crate) fn renamed(&self, name: &str) {
         *self.core.name.lock() = name.into();
     }
-}
-
-/// A locked range of sectors.
-struct RangeLock<'a> {
-    log: &'a WriteLog,
-    id: u64,
-}
-
-impl<'a> RangeLock<'a> {
-    fn take(writer: &'a Writer, range: Extent) -> Result<Self> {
-        loop {
-            writer.publisher.check()?;
-            if let Some(id) = writer.log.lock_range(range) {
-                return Ok(Self { log: &writer.log, id });
-            }
-            writer.log.wait_for_room(TICK);
-        }
-    }
-}
-
-impl Drop for RangeLock<'_> {
-    fn drop(&mut self) {
-        self.log.unlock(self.id);
-    }
-}
-
-/// Whether two errors are damage of one thing. A view that was made after something was collected
-/// does not point there any more.
-fn is_same_damage(a: &Error, b: &Error) -> bool {
-    matches!((a, b), (Error::Damaged { what: a, .. }, Error::Damaged { what: b, .. }) if a == b)
 }
 
 /// Whether a volume can have this size.
