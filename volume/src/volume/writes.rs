@@ -14,7 +14,7 @@ use crate::units::{Extent, Lba, SECTOR_BYTES};
 use crate::writer::Writer;
 
 impl Volume {
-    /// Writes `data`; past the end is [`Error::OutOfRange`]. When `done` is called with `Ok`
+    /// Writes `data`; past the end is [`crate::Error::OutOfRange`]. When `done` is called with `Ok`
     /// the data survives the process; a write of up to 1 MiB is whole or absent after a crash.
     pub fn write(
         self: &Arc<Self>,
