@@ -12,8 +12,8 @@
 //!   condemned it; or if it is the base's, which keeps it for the target since the target was made. What
 //!   is dead in the target may have been condemned by the writer before, whose last checkpoint may still
 //!   be named: so that one's place is taken first.
-//! * It takes no record in the log. What is dirty in the target is uploaded before, so that the order
-//!   of things on the disk is the stream's; on return what is shared is safe in the store.
+//! * It takes no record in the log. All that was written to the target before is uploaded before, wherever
+//!   it is: the store holds a prefix of history. On return what is shared is safe in the store.
 //! * It waits a few seconds for what has to be uploaded before, and not at all for a store that is known
 //!   not to answer: then nothing is shared. What was put into the stream is waited for: nothing may come
 //!   to the target after the answer.
@@ -91,7 +91,7 @@ impl Volume {
         let mut shared = found.already.clone();
         let until = self.core.platform.monotonic() + PATIENCE;
         if found.bytes() >= limits.least_bytes.max(1)
-            && self.upload_first(writer, whole, until)?
+            && self.upload_first(writer, until)?
             && self.name_first(writer, until)?
         {
             source.core.poison.check_deposed()?;
@@ -109,14 +109,13 @@ impl Volume {
         self.core.health.trouble().since_ms.is_some()
     }
 
-    /// Has what is dirty in `whole`, and its end, uploaded. False if that takes too long.
-    fn upload_first(&self, writer: &Writer, whole: Extent, until: Duration) -> Result<bool> {
-        let is_dirty = self.core.maps.read().dirty().has_any(whole);
-        let has_end = writer.orders.committed_state().sectors >= whole.end().get();
-        if !is_dirty && has_end {
+    /// Has all that was acknowledged uploaded: what comes first must be in the store first. False if that
+    /// takes too long.
+    fn upload_first(&self, writer: &Writer, until: Duration) -> Result<bool> {
+        let through = writer.log.last_seq();
+        if writer.orders.committed_state().record >= through {
             return Ok(true);
         }
-        let through = writer.log.last_seq();
         writer.drain_to(through);
         self.outlast(writer, Some(until), || writer.orders.wait_committed(through, TICK))
     }

@@ -164,6 +164,8 @@ impl Cleaner {
     fn clean(&self, wish: Wish) -> Result<()> {
         let core = &self.core;
         let mut spared: BTreeSet<ObjectSeq> = BTreeSet::new();
+        // Who asked would wait for ever behind a busy writer.
+        let asked = wish.now.then(|| self.orders.committed_object());
         loop {
             if self.is_over() {
                 return Err(self.end());
@@ -187,7 +189,13 @@ impl Cleaner {
                     Vec::new()
                 };
                 if of_base.is_empty() {
-                    policy::victims(maps.objects(), wish.target, limit, newest, spared)
+                    policy::victims(
+                        maps.objects(),
+                        wish.target,
+                        limit,
+                        asked.unwrap_or(newest),
+                        spared,
+                    )
                 } else {
                     of_base
                 }

@@ -175,12 +175,6 @@ impl DirtyMap {
         out[first..].reverse();
     }
 
-    /// Whether any of the sectors is in it.
-    pub fn has_any(&self, extent: Extent) -> bool {
-        let before_end = self.held.range(..extent.end().get()).next_back();
-        before_end.is_some_and(|(_, held)| held.end > extent.start().get())
-    }
-
     /// The piece that starts at `at`: up to the end of the extent there, or the gap up to the
     /// next extent. `None` at the end of the address space.
     pub fn piece_at(&self, at: Lba) -> Option<Piece> {

@@ -144,6 +144,29 @@ fn a_volume_gets_back_what_its_snapshot_has() {
     world.assert_sound();
 }
 
+/// What is shared overtakes nothing that was written before, wherever that is.
+#[test]
+fn what_was_written_before_is_in_the_store_before() {
+    let mut world = World::new(415, 1);
+    patient(&mut world);
+    let (running, volume) = world.boot_and_check();
+    worn(&mut world, &volume);
+    let half = LANE_BYTES / 2;
+    write(&volume, half, &[0xee; 4096]).unwrap();
+    let source = view(&running.engine, &name());
+    assert_eq!(bytes(&volume.share(&source, 0, half, ALL).unwrap()), half);
+    let expected = content(&volume);
+    put_away(source);
+    drop(volume);
+    world.kill(running);
+    world.lose_ssd();
+    let running = boot(&mut world);
+    let volume = running.open().unwrap();
+    assert!(content(&volume) == expected, "a copy came before a write that was first");
+    drop(volume);
+    running.drain();
+}
+
 /// A snapshot goes while its data is about to be shared.
 #[test]
 fn what_is_about_to_be_shared_is_not_condemned() {

@@ -205,11 +205,12 @@ impl Sequencer {
         }
         let (answers, history) = (self.answers, self.at.history.begin());
         self.orders.publish(|o| {
-            o.answered = answers;
             o.has_named = true;
             // Not before: who wants a moment of it enters at a checkpoint that is named.
             o.history = history;
         });
         self.cleaner.announce(std::mem::take(&mut self.condemned));
+        // Who asked for it takes what it condemns for announced.
+        self.orders.publish(|o| o.answered = answers);
     }
 }
