@@ -3,8 +3,10 @@
 //! ```text
 //!   a read, stat or open comes, and the view is older than the interval
 //!        |
-//!   superblock: deleted?  --->  headers from the first missing number on  --->  the new map, at once
-//!                                    | missing, but known to be committed
+//!   superblock: deleted?  --->  headers from the first missing number on
+//!                                    |
+//!                               superblock: is the missing number the end?  --->  the new map, at once
+//!                                    | no, it was committed
 //!                                    v
 //!                               enter again at the superblock's checkpoint
 //! ```
@@ -215,9 +217,13 @@ fn roll(core: &Core, mut state: StreamState, now: &Superblock) -> Result<(Stream
     }
     let before = state.next;
     state.advance(&core.uploads)?;
-    if state.at_end && state.next <= now.committed {
-        // Collected, or lost: entering at the checkpoint tells.
-        return enter(core, now);
+    if state.at_end {
+        // Only a superblock that is read after the object was missing tells whether that is the end.
+        let now = present(core)?;
+        if state.next <= now.committed {
+            // Collected, or lost: entering at the checkpoint tells.
+            return enter(core, &now);
+        }
     }
     let moved = state.next > before;
     Ok((state, moved))

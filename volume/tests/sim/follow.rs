@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use lsvd_store::{Fault, ObjectStore, Op, Rule};
+use lsvd_store::{Fault, Key, ObjectStore, Op, Rule};
 use lsvd_volume::{Error, Volume};
 
 use crate::hosts::{boot, objects, patient, take_over};
 use crate::oracle::Promise;
+use crate::pursuit_collected::replace_all;
 use crate::stamp::SECTOR;
 use crate::world::{Host, Running, World, name, read, write};
 
@@ -52,6 +53,34 @@ fn a_follower_sees_prefixes_only_and_everything_in_the_end() {
         follower.end();
         writer.end();
     }
+}
+
+/// An object that is collected between the follower's two questions is not the end of the stream.
+#[test]
+fn what_was_collected_in_the_middle_of_a_look_is_not_taken_for_the_end() {
+    let mut world = World::new(27, 1);
+    patient(&mut world);
+    let (writer, volume) = world.boot_and_check();
+    let mut other = Host::new("sim-b");
+    let (follower, view) = follow(&mut world, &mut other);
+    replace_all(&mut world, &volume).unwrap();
+    let asks = follower.store.hold(Op::GetRange, "*/o/*");
+    let looking = {
+        let view = Arc::clone(&view);
+        std::thread::spawn(move || view.refresh())
+    };
+    asks.wait_until_reached();
+    let wanted = Key::new(&asks.keys()[0]).unwrap();
+    replace_all(&mut world, &volume).unwrap();
+    world.store.head(&wanted).expect_err("it is collected");
+    asks.release();
+    looking.join().unwrap().unwrap();
+    // Of this very look, not of the next one.
+    follower.store.inject(Rule::next(Op::Get, "*/super", Fault::Before).times(u64::MAX));
+    world.assert_shows(&view, Promise::Acknowledged);
+    drop((view, volume));
+    follower.end();
+    writer.end();
 }
 
 #[test]

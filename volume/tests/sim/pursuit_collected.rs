@@ -30,7 +30,7 @@ const READS_MAX: usize = 3000;
 const ROUNDS_MAX: usize = 4;
 
 /// Everything written anew, uploaded, and what that replaces deleted.
-fn replace_all(world: &mut World, volume: &Arc<Volume>) -> Result<(), Error> {
+pub(crate) fn replace_all(world: &mut World, volume: &Arc<Volume>) -> Result<(), Error> {
     let seed = world.oracle.volume;
     let lane = &mut world.oracle.lanes[0];
     lane_write(seed, lane, volume, lane.base, SECTORS)?;
