@@ -6,7 +6,7 @@
 //!                         v │                                      v │
 //!       kernel: queue 0, entries               kernel: queue 1, entries
 //!                         │ ^                                      │ ^
-//!     thread of queue 0 ──┴─┘ (pinned)         thread of queue 1 ──┴─┘ (pinned)
+//!     thread of queue 0 ──┴─┘ (on core 0)      thread of queue 1 ──┴─┘ (on core 1)
 //!                  └────────── VolumeFs ──────────┘
 //!
 //!   fuser: the mount, INIT, and one thread on /dev/fuse for FORGET and the end
@@ -31,12 +31,14 @@
 //!   request  bytes -> operation                     queue     the ring and its thread
 //!   answer   attributes, names … -> bytes           reply     the answer, from any thread
 //!   dispatch operation -> VolumeFs -> answer        opcode    the kernel's numbers
+//!   place    the core of a queue's thread
 //! ```
 
 pub(crate) mod abi;
 mod answer;
 mod dispatch;
 mod opcode;
+mod place;
 mod queue;
 mod reply;
 mod request;
@@ -51,9 +53,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::VolumeFs;
+use place::Place;
 use queue::Queue;
 use slots::Slots;
 
@@ -173,7 +175,7 @@ fn start_thread(
     let (started_now, started) = bounded(1);
     thread::Builder::new().name(format!("lsvd-ring-{id}")).spawn(move || {
         let _alive = alive;
-        pin_to(id);
+        let place = Place::on(id);
         let queue = Slots::new(entries, payload_bytes).and_then(|slots| Queue::new(id, slots));
         let (queue, outcome) = match queue {
             Ok(queue) => (Some(queue), Ok(())),
@@ -188,26 +190,13 @@ fn start_thread(
         };
         let _ = started_now.send(outcome);
         let Some(requests) = requests else { return };
-        if let Err(error) = queue.serve(&fs, requests) {
+        if let Err(error) = queue.serve(&fs, requests, place) {
             // Every request of this core would hang. What was acknowledged is in the log.
             log::error!("queue {id}: {error}; the daemon cannot go on");
             std::process::abort();
         }
     })?;
     Ok((Starter { start, started }, ready))
-}
-
-/// A core that is off, or not for this process, has nobody to be near to.
-fn pin_to(core: u16) {
-    let core = usize::from(core);
-    if core >= CpuSet::MAX_CPU {
-        return;
-    }
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    if let Err(error) = sched_setaffinity(None, &cores) {
-        log::debug!("the thread for core {core} runs anywhere: {error}");
-    }
 }
 
 #[cfg(test)]

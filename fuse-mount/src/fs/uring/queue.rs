@@ -20,13 +20,15 @@ use std::thread::ThreadId;
 use std::time::Duration;
 
 use io_uring::squeue::Entry128;
-use io_uring::{IoUring, cqueue, opcode, types};
+use io_uring::{IoUring, cqueue, opcode as ring_opcode, types};
 use parking_lot::Mutex;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::super::VolumeFs;
 use super::abi::{self, COMMIT_AND_FETCH, Header, REGISTER};
 use super::dispatch::dispatch;
+use super::opcode;
+use super::place::Place;
 use super::reply::{Finished, Reply};
 use super::slots::Slots;
 
@@ -95,7 +97,7 @@ impl Queue {
         let iovecs: Vec<_> =
             (0..self.slots.count()).filter_map(|slot| self.slots.iovecs(slot)).collect();
         for (slot, iovec) in (0u64..).zip(&iovecs) {
-            let command = opcode::UringCmd80::new(types::Fd(fd), REGISTER)
+            let command = ring_opcode::UringCmd80::new(types::Fd(fd), REGISTER)
                 .cmd(abi::command(0, self.id))
                 .addr(Some(iovec.as_ptr() as u64))
                 .build();
@@ -120,13 +122,18 @@ impl Queue {
     }
 
     /// Serves `requests`, and what comes after them, until the connection ends.
-    pub(super) fn serve(self: &Arc<Self>, fs: &VolumeFs, mut requests: Vec<u16>) -> io::Result<()> {
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        fs: &VolumeFs,
+        mut requests: Vec<u16>,
+        mut place: Place,
+    ) -> io::Result<()> {
         let (mut answers, mut scratch) = (Vec::new(), Vec::new());
         loop {
             self.waiting.store(requests.len(), Ordering::Relaxed);
             for slot in requests.drain(..) {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
-                self.carry_out(fs, slot, &mut scratch);
+                self.carry_out(fs, slot, &mut scratch, &mut place);
             }
             {
                 let mut ring = self.ring.lock();
@@ -187,7 +194,7 @@ impl Queue {
         self.slots.change_header(&mut lease, |header| {
             abi::write_answer(header, unique, errno, payload_bytes);
         });
-        let command = opcode::UringCmd80::new(types::Fd(fd), COMMIT_AND_FETCH)
+        let command = ring_opcode::UringCmd80::new(types::Fd(fd), COMMIT_AND_FETCH)
             .cmd(abi::command(commit_id, self.id))
             .build();
         ring.push(command.user_data(u64::from(lease.slot())))?;
@@ -220,10 +227,17 @@ impl Queue {
         Ok(())
     }
 
-    fn carry_out(self: &Arc<Self>, fs: &VolumeFs, slot: u16, scratch: &mut Vec<u8>) {
+    fn carry_out(
+        self: &Arc<Self>,
+        fs: &VolumeFs,
+        slot: u16,
+        scratch: &mut Vec<u8>,
+        place: &mut Place,
+    ) {
         // SAFETY: the kernel has just completed this entry's only command.
         let Some(lease) = (unsafe { self.slots.lease(slot) }) else { return };
         let header = Header::read(&self.slots.header(&lease));
+        place.note(header.opcode == opcode::FSYNC);
         // SAFETY: `Reply` writes no payload where the request has one, and what is given to the
         // kernel before this function is left has said that the payload is read no more.
         let payload = unsafe { self.slots.request_payload(&lease, header.payload_bytes as usize) };
@@ -247,7 +261,7 @@ impl Ring {
     /// Has completions come whenever somebody writes to `wake`.
     fn watch(&mut self, wake: &OwnedFd) -> io::Result<()> {
         let poll =
-            opcode::PollAdd::new(types::Fd(wake.as_raw_fd()), libc::POLLIN as u32).multi(true);
+            ring_opcode::PollAdd::new(types::Fd(wake.as_raw_fd()), libc::POLLIN as u32).multi(true);
         self.push(Entry128::from(poll.build().user_data(WOKEN)))
     }
 
