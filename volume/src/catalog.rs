@@ -317,7 +317,9 @@ impl Catalog {
             }
         }
         if kept > 0 {
-            log::info!("another host may have it open: {kept} small objects stay to keep it out");
+            log::info!(
+                "another host may have it open: what keeps it out stays (small objects: {kept})"
+            );
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub enum Error {
     VolumeExists(String),
     /// There is no snapshot of that name.
     #[error(
-        "volume {volume:?} has no snapshot {snapshot:?} (`lsvd-fuse snapshot list` shows what it has)"
+        "volume {volume:?} has no snapshot {snapshot:?} (`lsvd-fuse snapshot list {volume}` shows what it has)"
     )]
     NoSuchSnapshot {
         /// The volume.

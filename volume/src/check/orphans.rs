@@ -227,8 +227,8 @@ impl All<'_> {
         if others.is_empty() {
             if *guards > 0 {
                 let detail = format!(
-                    "{guards} small objects of a deleted volume, which keep a writer out that may not \
-                     know of it"
+                    "what keeps a writer out of a deleted volume that may not know of it (small \
+                     objects: {guards})"
                 );
                 let advice = "they stay; delete them by hand once no host has it open";
                 self.desk.found(Finding::new(Severity::Note, what, detail, advice));
