@@ -13,6 +13,7 @@ use std::thread;
 use common::copying::{copies_hold_what_a_model_holds, copy, copy_once, open};
 use common::disk::StoreDisk;
 use common::rng::Rng;
+use common::store::Kind;
 use common::{Lab, MIB, Mount, Story, bytes_below, make_volume, tool, wait_for};
 
 const DEV_FUSE: &[&str] = &["--transport=dev-fuse"];
@@ -175,28 +176,58 @@ fn what_a_clone_gets_back_from_its_base_takes_no_room() {
     mount.unmount();
 }
 
-#[test]
-fn what_cp_brings_back_from_a_snapshot_takes_no_room() {
-    need_mount!("cp", "cmp");
-    let lab = Lab::new();
+/// What `cp` brings back from a snapshot takes no room, and is there without the SSD.
+fn cp_brings_back_a_snapshot(lab: Lab) {
     let mount = lab.mount(&["--gc-start=0"]);
     let path = make_volume(&mount, "img1", 64 * MIB);
     open(&path).write_all_at(&random(40 * MIB, 1), 0).unwrap();
     lab.ok(&["snapshot", "create", "img1@then"]);
     open(&path).write_all_at(&random(30 * MIB, 2), 5 * MIB).unwrap();
     lab.ok(&["flush", "img1", "--wait"]);
-    let before = bytes_below(&lab.store_dir());
+    let sent = |mount: &Mount| mount.status()["requests"]["sent_bytes"].as_u64().unwrap();
+    let before = sent(&mount);
+    assert!(before > 60 * MIB, "{before} bytes sent");
     let then = mount.path().join(".snapshots/img1/then");
     tool("cp", &[text(&then), text(&path)]);
     tool("cmp", &[text(&then), text(&path)]);
     lab.ok(&["flush", "img1", "--wait"]);
-    assert!(
-        bytes_below(&lab.store_dir()) < before + 2 * MIB,
-        "{before} bytes, now {}",
-        bytes_below(&lab.store_dir())
-    );
+    let more = sent(&mount) - before;
+    assert!(more < 2 * MIB, "{more} bytes more sent");
     assert!(lab.json(&["info", "img1"])["base"].is_null());
     mount.unmount();
+
+    lab.lose_cache();
+    let mount = lab.mount(&[]);
+    lab.ok(&["snapshot", "delete", "img1@then"]);
+    let mut found = vec![0; 40 * MIB as usize];
+    open(&mount.file("img1")).read_exact_at(&mut found, 0).unwrap();
+    assert!(found == random(40 * MIB, 1));
+    lab.ok(&["check", "img1", "--deep"]);
+    mount.unmount();
+}
+
+#[test]
+fn cp_brings_back_a_snapshot_in_a_directory() {
+    need_mount!("cp", "cmp");
+    cp_brings_back_a_snapshot(Lab::new());
+}
+
+#[test]
+fn cp_brings_back_a_snapshot_on_s3() {
+    need_mount!("cp", "cmp");
+    cp_brings_back_a_snapshot(lab_on!(Kind::S3));
+}
+
+#[test]
+fn cp_brings_back_a_snapshot_on_radosgw() {
+    need_mount!("cp", "cmp");
+    cp_brings_back_a_snapshot(lab_on!(Kind::Radosgw));
+}
+
+#[test]
+fn cp_brings_back_a_snapshot_on_rados() {
+    need_mount!("cp", "cmp");
+    cp_brings_back_a_snapshot(lab_on!(Kind::Rados));
 }
 
 #[test]
