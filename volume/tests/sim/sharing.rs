@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Duration;
 
 use lsvd_store::{FaultPlan, Op};
 use lsvd_volume::{Close, Engine, Error, ShareLimits, Volume, VolumeName};
@@ -14,6 +15,9 @@ use crate::shared::{attrs, content, named, wear};
 use crate::world::{Host, LANE_SECTORS, Running, World, name, write};
 
 const LANE_BYTES: u64 = LANE_SECTORS * 512;
+
+/// How long a share waits before it gives up what is not in the stream.
+const SHARE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whatever can be shared.
 pub(crate) const ALL: ShareLimits = ShareLimits { least_bytes: 1, other_bytes_max: u64::MAX };
@@ -167,6 +171,43 @@ fn what_was_written_before_is_in_the_store_before() {
     running.drain();
 }
 
+/// The store takes what is shared, and says so only after everybody's patience has ended.
+#[test]
+fn what_is_in_the_stream_is_waited_for() {
+    let mut world = World::new(416, 1);
+    patient(&mut world);
+    let (running, volume) = world.boot_and_check();
+    let mut expected = worn(&mut world, &volume);
+    world.upload(&volume);
+    let source = view(&running.engine, &name());
+    let next = format!("data/*/o/{:016x}", volume.stats().committed_object + 1);
+    let held = running.store.hold(Op::Create, &next);
+    let sharing = {
+        let (volume, source) = (Arc::clone(&volume), Arc::clone(&source));
+        thread::spawn(move || volume.share(&source, 0, LANE_BYTES, ALL))
+    };
+    held.wait_until_reached();
+    // Comes after it, and so wins.
+    write(&volume, 8192, &[0xee; 4096]).unwrap();
+    expected[8192..12288].fill(0xee);
+    thread::sleep(SHARE_PATIENCE + Duration::from_millis(500));
+    assert!(!sharing.is_finished(), "it came to the volume after the answer");
+    held.release();
+    assert_eq!(bytes(&sharing.join().unwrap().unwrap()), LANE_BYTES);
+    assert!(content(&volume) == expected);
+    volume.flush_to_store().unwrap();
+    put_away(source);
+    drop(volume);
+    world.kill(running);
+    world.lose_ssd();
+    let running = boot(&mut world);
+    let volume = running.open().unwrap();
+    assert!(content(&volume) == expected, "after the SSD was lost");
+    drop(volume);
+    running.drain();
+    world.assert_sound();
+}
+
 /// A snapshot goes while its data is about to be shared.
 #[test]
 fn what_is_about_to_be_shared_is_not_condemned() {
@@ -195,7 +236,7 @@ fn what_is_about_to_be_shared_is_not_condemned() {
         let volume = Arc::clone(&volume);
         thread::spawn(move || volume.collect(0, true, &mut |_| true))
     };
-    thread::sleep(std::time::Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(200));
     held.release();
     let shared = sharing.join().unwrap().unwrap();
     collecting.join().unwrap().unwrap();
@@ -271,7 +312,7 @@ fn a_late_checkpoint_of_the_writer_before_takes_nothing_that_is_shared() {
         let (theirs, source) = (Arc::clone(&theirs), Arc::clone(&source));
         thread::spawn(move || theirs.share(&source, 0, LANE_BYTES, ALL))
     };
-    thread::sleep(std::time::Duration::from_millis(200));
+    thread::sleep(Duration::from_millis(200));
     held.release();
     drop(collecting.join().unwrap());
     let shared = sharing.join().unwrap().unwrap();
