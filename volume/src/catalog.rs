@@ -318,7 +318,8 @@ impl Catalog {
         }
         if kept > 0 {
             log::info!(
-                "another host may have it open: what keeps it out stays (small objects: {kept})"
+                "{}: another host may have it open; the objects that keep that host out stay ({kept})",
+                stream.volume()
             );
         }
         Ok(())

@@ -3,12 +3,12 @@
 //! ```text
 //!   a read, stat or open comes, and the view is older than the interval
 //!        |
-//!   superblock: deleted?  --->  headers from the first missing number on
-//!                                    |
-//!                               superblock: is the missing number the end?  --->  the new map, at once
-//!                                    | no, it was committed
-//!                                    v
-//!                               enter again at the superblock's checkpoint
+//!   headers of the next few objects  ──>  superblock: deleted?  is the missing number the end?
+//!        ^                                  | yes       | none is missing      | no, or far behind
+//!        |                                  v           v                      v
+//!        |                            the new map,    the other headers,     enter again at the
+//!        |                            at once         superblock again       superblock's checkpoint
+//!        └── next look                                                         └── superblock again
 //! ```
 //! * Nobody reads, nothing is asked. A view is never older than the interval when it is read,
 //!   as long as the store answers at once; while it does not, the last view stays. One reader
@@ -167,36 +167,58 @@ impl Follower {
 
 /// Takes in what the stream has gained, and shows it.
 fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
+    for look in 1..=LOOKS {
+        let newest = read_on(core, &mut at.state, at.shown)?;
+        // What could not be read may have been collected since the superblock was published.
+        if newest > at.shown || !give_up_log || look == LOOKS {
+            break;
+        }
+    }
+    show(core, at, give_up_log);
+    Ok(())
+}
+
+/// Reads the stream to its end, or as far as a writer at full speed lets it. Returns the last object.
+///
+/// `shown` is what the view contains already. After an error that says nothing of the stream, `kept` is
+/// as far as it was read.
+fn read_on(core: &Core, kept: &mut Option<StreamState>, shown: ObjectSeq) -> Result<ObjectSeq> {
     // The checkpoint that could not be entered at, and why.
     let mut failed: Option<(Option<CheckpointRef>, Error)> = None;
-    for attempt in 1..=ATTEMPTS {
-        let superblock = present(core)?;
-        let checkpoint = superblock.checkpoint;
-        if let Some((_, damage)) = failed.take_if(|(at, _)| *at == checkpoint) {
-            return Err(damage);
-        }
-        let enters = at.state.is_none();
-        let rolled = match at.state.take() {
-            Some(state) => roll(core, state, &superblock),
-            None => enter(core, &superblock),
+    let mut few = true;
+    for _ in 0..ATTEMPTS {
+        let read = match kept.take() {
+            Some(state) => roll(core, state, few),
+            None => {
+                let superblock = present(core)?;
+                let checkpoint = superblock.checkpoint;
+                if let Some((_, damage)) = failed.take_if(|(at, _)| *at == checkpoint) {
+                    return Err(damage);
+                }
+                enter(core, &superblock).inspect_err(|error| {
+                    failed = Some((checkpoint, error.clone()));
+                })
+            }
         };
-        match rolled {
-            // What could not be read may have been collected since this superblock was published.
-            Ok((state, false)) if give_up_log && attempt < LOOKS => at.state = Some(state),
-            Ok((mut state, moved)) => {
-                state.maps.objects_mut().forget_dead();
-                let shown = show(core, at, &state, moved, give_up_log);
-                // What is read is what is shown.
-                state.maps.evict(u64::MAX);
-                at.state = Some(state);
-                return shown;
-            }
+        let state = match read {
+            Ok(state) => kept.insert(state),
             // What is missing may have been collected after the superblock was read.
-            Err(damage @ Error::Damaged { .. }) => {
-                failed = enters.then_some((checkpoint, damage));
-            }
+            Err(Error::Damaged { .. }) => continue,
             Err(error) => return Err(error),
+        };
+        // Only a superblock that is read after an object was missing tells whether that is the end.
+        let after = present(core)?;
+        let covered = after.checkpoint.map_or(0, |checkpoint| checkpoint.covers.get());
+        let (newest, at_end) = (state.committed(), state.at_end);
+        let is_far = !at_end && covered >= state.next.get() + JUMP_OBJECTS;
+        let is_hole = at_end && (state.next <= after.committed || newest < shown);
+        if is_far || is_hole {
+            // Collected, or lost: entering at the checkpoint tells.
+            *kept = None;
+        } else if at_end || !few {
+            return Ok(newest);
         }
+        few = false;
     }
     Err(Error::Outrun(core.name().to_string()))
 }
@@ -209,54 +231,33 @@ fn present(core: &Core) -> Result<Superblock> {
         .ok_or_else(|| Error::Deleted(core.name().to_string()))
 }
 
-/// Rolls forward; also tells whether there was anything.
-fn roll(core: &Core, mut state: StreamState, now: &Superblock) -> Result<(StreamState, bool)> {
-    let covered = now.checkpoint.map_or(0, |checkpoint| checkpoint.covers.get());
-    if covered >= state.next.get() + JUMP_OBJECTS {
-        return enter(core, now);
+/// Takes in the next few objects, or all of which a listing tells.
+fn roll(core: &Core, mut state: StreamState, few: bool) -> Result<StreamState> {
+    if few {
+        state.advance_a_little(&core.uploads)?
+    } else {
+        state.advance(&core.uploads)?
     }
-    let before = state.next;
-    state.advance(&core.uploads)?;
-    if state.at_end {
-        // Only a superblock that is read after the object was missing tells whether that is the end.
-        let now = present(core)?;
-        if state.next <= now.committed {
-            // Collected, or lost: entering at the checkpoint tells.
-            return enter(core, &now);
-        }
-    }
-    let moved = state.next > before;
-    Ok((state, moved))
+    Ok(state)
 }
 
-fn enter(core: &Core, superblock: &Superblock) -> Result<(StreamState, bool)> {
+fn enter(core: &Core, superblock: &Superblock) -> Result<StreamState> {
     let loader = Arc::new(LeafLoader::new(core.uploads.clone(), Arc::clone(&core.leaves)));
-    let state = StreamState::read(&core.uploads, superblock, superblock.committed, &loader)?;
-    Ok((state, true))
+    StreamState::read(&core.uploads, superblock, superblock.committed, &loader)
 }
 
-fn show(
-    core: &Core,
-    at: &mut Following,
-    state: &StreamState,
-    moved: bool,
-    give_up_log: bool,
-) -> Result<()> {
-    let Some(on_top) = &at.log else {
-        if moved {
-            at.shown = put_in_place(core, state);
-        }
-        return Ok(());
-    };
-    if !moved && !give_up_log {
-        return Ok(());
+/// Shows what was read, unless the log on top goes on and shows more.
+fn show(core: &Core, at: &mut Following, give_up_log: bool) {
+    let Some(state) = &mut at.state else { return };
+    state.maps.objects_mut().forget_dead();
+    let shows_more = |log: &OnTop| state.log_seq < log.through && goes_on(log, state);
+    let is_news = state.committed() > at.shown && !at.log.as_ref().is_some_and(shows_more);
+    if is_news || give_up_log {
+        at.log = None;
+        at.shown = put_in_place(core, state);
     }
-    if !give_up_log && state.log_seq < on_top.through && goes_on(on_top, state) {
-        return Ok(());
-    }
-    at.log = None;
-    at.shown = put_in_place(core, state);
-    Ok(())
+    // What is read is what is shown.
+    state.maps.evict(u64::MAX);
 }
 
 /// Shows the new map, with the leaves that readers have fetched for the one before. Returns the last

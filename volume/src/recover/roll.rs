@@ -55,8 +55,7 @@ impl StreamState {
 
     /// As [`Self::catch_up`], but a hole may be taken for the end.
     pub(crate) fn advance(&mut self, stream: &Stream) -> Result<()> {
-        self.at_end = false;
-        self.roll(stream, FEW)?;
+        self.advance_a_little(stream)?;
         if self.at_end {
             return Ok(());
         }
@@ -68,6 +67,12 @@ impl StreamState {
             }
         }
         self.roll(stream, BEYOND_MAX)
+    }
+
+    /// As [`Self::advance`], but no more than the next few objects.
+    pub(crate) fn advance_a_little(&mut self, stream: &Stream) -> Result<()> {
+        self.at_end = false;
+        self.roll(stream, FEW)
     }
 
     /// Takes in the next `max` objects, or all there are.

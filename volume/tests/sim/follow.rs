@@ -7,7 +7,7 @@ use lsvd_volume::{Error, Volume};
 
 use crate::hosts::{boot, objects, patient, take_over};
 use crate::oracle::Promise;
-use crate::pursuit_collected::replace_all;
+use crate::pursuit_collected::{replace_all, told};
 use crate::stamp::SECTOR;
 use crate::world::{Host, Running, World, name, read, write};
 
@@ -71,10 +71,16 @@ fn what_was_collected_in_the_middle_of_a_look_is_not_taken_for_the_end() {
     };
     asks.wait_until_reached();
     let wanted = Key::new(&asks.keys()[0]).unwrap();
+    let number = wanted.as_str().rsplit('/').next().unwrap();
+    let number = u64::from_str_radix(number, 16).unwrap();
+    assert!(told(&world).committed.get() < number, "the superblock tells too early");
     replace_all(&mut world, &volume).unwrap();
     world.store.head(&wanted).expect_err("it is collected");
     asks.release();
+    // What was read stays, though the question cannot be asked at first.
+    follower.store.inject(Rule::next(Op::Get, "*/super", Fault::Before));
     looking.join().unwrap().unwrap();
+    view.refresh().unwrap();
     // Of this very look, not of the next one.
     follower.store.inject(Rule::next(Op::Get, "*/super", Fault::Before).times(u64::MAX));
     world.assert_shows(&view, Promise::Acknowledged);

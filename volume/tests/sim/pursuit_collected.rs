@@ -41,7 +41,7 @@ pub(crate) fn replace_all(world: &mut World, volume: &Arc<Volume>) -> Result<(),
 }
 
 /// What the superblock in the store says.
-fn told(world: &World) -> Superblock {
+pub(crate) fn told(world: &World) -> Superblock {
     Superblock::decode(&superblock(world)).unwrap()
 }
 

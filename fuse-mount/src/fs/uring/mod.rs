@@ -14,8 +14,8 @@
 //! Over /dev/fuse a request is a read and its answer a write, and whichever thread reads it may run
 //! on another core, which has to be woken for it. Here the answer of one request and the wait for
 //! the next are one call, and a request is served on the core that it came from: where a core that
-//! idles is slow to wake, as in a virtual machine, that is most of what a small synchronous write
-//! costs.
+//! idles is slow to wake, as in a virtual machine, that is most of what a small write costs. (Where
+//! many requests are syncs, the thread may leave its core: see `place`.)
 //!
 //! The kernel wants at least one entry in the queue of each possible core before it uses any;
 //! requests wait until then, and all but FORGET and INTERRUPT come over the rings from then on. So
