@@ -202,3 +202,41 @@ fn a_death_before_the_naming_of_what_needs_no_base_leaves_a_clone() {
     running.drain();
     world.assert_sound();
 }
+
+/// A host enters at a checkpoint while its owner makes the next one, which has older ones deleted, and
+/// makes a snapshot: that keeps nothing that is gone.
+#[test]
+fn a_snapshot_keeps_no_checkpoint_that_is_gone() {
+    let mut world = World::new(371, 1);
+    patient(&mut world);
+    world.config.gc_start_percent = 0;
+    let (first, volume) = world.boot_and_check();
+    let name_one = |world: &mut World| {
+        world.write(&volume, 0, 0, LANE_SECTORS);
+        world.upload(&volume);
+        volume.collect(0, true, &mut |_| true).unwrap();
+    };
+    for _ in 0..3 {
+        name_one(&mut world);
+    }
+    let expected = content(&volume);
+    let mut other = Host::new("sim-b");
+    world.go_to(&mut other);
+    let second = boot(&mut world);
+    let reads = second.store.hold(Op::GetRange, "data/*/o/*");
+    let opening = {
+        let engine = Arc::clone(&second.engine);
+        thread::spawn(move || engine.open_writer(&name()))
+    };
+    reads.wait_until_reached();
+    // Its last checkpoint, and what that condemns.
+    drop(volume);
+    first.drain();
+    reads.release();
+    let theirs = opening.join().unwrap().unwrap();
+    theirs.create_snapshot(&named("late")).unwrap();
+    assert!(content(&theirs) == expected);
+    drop(theirs);
+    second.drain();
+    world.assert_sound();
+}

@@ -61,6 +61,7 @@ impl Sequencer {
         let sectors = self.committed_sectors;
         let facts = Facts { stamp, clean, covers, sectors, fences: &self.at.fences };
         let (maps, newest) = (&self.core.maps, self.at.root.seq());
+        let (held_before, covered_before) = (self.at.root.held(), self.at.root.covers);
         let superblock = self.core.superblock.get();
         let entered = superblock.checkpoint.map(|checkpoint| checkpoint.seq);
         let mut kept =
@@ -81,7 +82,10 @@ impl Sequencer {
                 .filter(|object| !held.contains_key(object))
                 .collect();
             for object in useless {
-                objects.bury(object, covers);
+                // What the last root did without has been useless since then, and may be gone: a
+                // snapshot made since does not keep it.
+                let since = if held_before.contains_key(&object) { covers } else { covered_before };
+                objects.bury(object, since);
             }
             kept.history = history.advance(now_ms, objects);
             objects.set_history(kept.history);
