@@ -113,16 +113,21 @@ impl Catalog {
         }
     }
 
-    /// Makes a volume.
+    /// Makes a volume. Where a deletion of that name was cut short it is finished first; `forget` gives
+    /// up what this host keeps of that volume.
     ///
     /// # Errors
     /// [`Error::VolumeExists`], or the store fails.
-    pub(crate) fn create(&self, superblock: Superblock) -> Result<Superblock> {
+    pub(crate) fn create(
+        &self,
+        superblock: Superblock,
+        forget: impl FnOnce(Uuid) -> Result<()>,
+    ) -> Result<Superblock> {
         let name = &VolumeName::new(superblock.name.as_str())?;
         let uuid = superblock.volume;
         match self.lookup_any(name)? {
             Some(cell) if cell.get().state == VolumeState::Deleting => {
-                self.delete(&cell, name, |_| false)?;
+                self.delete(&cell, name, |_| false, || forget(cell.get().volume))?;
             }
             Some(_) => return Err(Error::VolumeExists(name.to_string())),
             None => {}
@@ -232,12 +237,13 @@ impl Catalog {
     }
 
     /// Deletes a volume; [`crate::delete`] has the order and the reasons. `owns` knows the fences
-    /// of this host's log.
+    /// of this host's log, `forget` gives up what this host keeps of the volume.
     pub(crate) fn delete(
         &self,
         cell: &SuperblockCell,
         name: &VolumeName,
         owns: impl FnOnce(Nonce) -> bool,
+        forget: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         let superblock = cell.get();
         let stream = Stream::new(Arc::clone(&self.store), superblock.volume).on(&superblock.bases);
@@ -286,6 +292,7 @@ impl Catalog {
         self.step("delete.objects")?;
         let guards = (others || overtaken).then(|| earlier.unwrap_or(fence).min(fence));
         self.delete_objects(&stream, guards)?;
+        forget()?;
         self.step("delete.name")?;
         self.drop_name(name.as_str(), superblock.volume)?;
         self.step("delete.base")?;

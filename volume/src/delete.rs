@@ -1,12 +1,13 @@
 //! Deleting a volume that another host may be writing.
 //!
 //! ```text
-//!   mark deleting ---> fence ---> objects ---> name ---> superblock
-//!   nobody opens it    its writer is deposed   it can be had again
+//!   mark deleting ---> fence ---> objects ---> this host's log ---> name ---> superblock
+//!   nobody opens it    its writer is deposed                        it can be had again
 //! ```
 //! The mark comes first: whoever opens the volume for writing looks at the superblock again after
 //! winning its fence, so an opening is either seen by the deletion or sees it. A deletion cut
-//! short anywhere is continued by the next one of that name, or when the name is wanted again.
+//! short anywhere is continued by the next one of that name, or when the name is wanted again. Whoever
+//! continues it gives up the log on its own host: while there is one, something leads to the volume.
 //!
 //! **What may stay.** A writer that is idle learns that it was deposed when it creates its next
 //! object. If nothing stood at that number it would go on, into nowhere. So where another host

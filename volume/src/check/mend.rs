@@ -31,20 +31,29 @@ pub(crate) enum Cure {
     Strays(Uuid),
 }
 
-/// Reports `cures`, applied if `repair` is wanted. Volumes that are open here, as `is_open` knows, are
-/// left as they are.
+/// What the cures need to know of this host, and do here.
+pub(crate) struct ThisHost<'a> {
+    pub(crate) now_ms: u64,
+    /// Whether a volume is open here.
+    pub(crate) is_open: &'a dyn Fn(Uuid) -> bool,
+    /// Gives up what is kept of a deleted volume here.
+    pub(crate) forget: &'a dyn Fn(&VolumeName, Uuid) -> Result<()>,
+}
+
+/// Reports `cures`, applied if `repair` is wanted. Volumes that are open here are left as they are.
 pub(crate) fn mend(
     store: &Arc<dyn ObjectStore>,
     catalog: &Catalog,
     cures: Cures,
-    now_ms: u64,
-    is_open: &dyn Fn(Uuid) -> bool,
+    here: &ThisHost<'_>,
     desk: &Desk,
 ) -> Result<()> {
     for (finding, cure) in cures {
         let mended = match &cure {
-            Cure::FinishDeletion(uuid) if !is_open(*uuid) => finish_deletion(store, catalog, *uuid),
-            Cure::Nameless(uuid) if !is_open(*uuid) => name(store, catalog, *uuid, now_ms),
+            Cure::FinishDeletion(uuid) if !(here.is_open)(*uuid) => {
+                finish_deletion(store, catalog, *uuid, here)
+            }
+            Cure::Nameless(uuid) if !(here.is_open)(*uuid) => name(store, catalog, *uuid, here),
             Cure::StaleName(name) => give_up(store, catalog, name, desk),
             Cure::Strays(uuid) => sweep(store, *uuid, desk),
             Cure::FinishDeletion(_) | Cure::Nameless(_) => Ok(false),
@@ -63,18 +72,25 @@ pub(crate) fn mend(
     Ok(())
 }
 
-fn finish_deletion(store: &Arc<dyn ObjectStore>, catalog: &Catalog, uuid: Uuid) -> Result<bool> {
+fn finish_deletion(
+    store: &Arc<dyn ObjectStore>,
+    catalog: &Catalog,
+    uuid: Uuid,
+    here: &ThisHost<'_>,
+) -> Result<bool> {
     let Some(cell) = SuperblockCell::open(store, uuid)? else { return Ok(false) };
     let superblock = cell.get();
     if superblock.state != VolumeState::Deleting {
         return Ok(false);
     }
-    delete(catalog, &cell)
+    delete(catalog, &cell, here)
 }
 
-fn delete(catalog: &Catalog, cell: &SuperblockCell) -> Result<bool> {
-    let name = VolumeName::new(cell.get().name.as_str())?;
-    match catalog.delete(cell, &name, |_| false) {
+fn delete(catalog: &Catalog, cell: &SuperblockCell, here: &ThisHost<'_>) -> Result<bool> {
+    let superblock = cell.get();
+    let name = VolumeName::new(superblock.name.as_str())?;
+    let forget = || (here.forget)(&name, superblock.volume);
+    match catalog.delete(cell, &name, |_| false, forget) {
         Ok(()) => Ok(true),
         // Somebody else did.
         Err(Error::Deleted(_) | Error::NoSuchVolume(_)) => Ok(false),
@@ -82,15 +98,20 @@ fn delete(catalog: &Catalog, cell: &SuperblockCell) -> Result<bool> {
     }
 }
 
-fn name(store: &Arc<dyn ObjectStore>, catalog: &Catalog, uuid: Uuid, now_ms: u64) -> Result<bool> {
+fn name(
+    store: &Arc<dyn ObjectStore>,
+    catalog: &Catalog,
+    uuid: Uuid,
+    here: &ThisHost<'_>,
+) -> Result<bool> {
     let Some(cell) = SuperblockCell::open(store, uuid)? else { return Ok(false) };
     if cell.get().state != VolumeState::Live || is_named(catalog, &cell)? {
         return Ok(false);
     }
     let superblock = cell.get();
     if store.list(&keys::stream_prefix(uuid), None, 1)?.objects.is_empty() {
-        let age = now_ms.saturating_sub(superblock.attrs.created_ms);
-        return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell) };
+        let age = here.now_ms.saturating_sub(superblock.attrs.created_ms);
+        return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell, here) };
     }
     let own = VolumeName::new(superblock.name.as_str())?;
     if rewrite_name(&**store, &own, uuid)? {

@@ -43,7 +43,7 @@ pub use report::{CheckProgress, CheckReport, Finding, Severity, Tally, VolumeChe
 
 pub(crate) use desk::Desk;
 pub(crate) use listing::Listing;
-pub(crate) use mend::mend;
+pub(crate) use mend::{ThisHost, mend};
 pub(crate) use one::check_one;
 pub(crate) use orphans::{check_all, is_named};
 

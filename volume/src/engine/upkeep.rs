@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::Engine;
-use crate::check::{Check, CheckReport, Desk, Listener, check_all, check_one, mend};
+use crate::check::{Check, CheckReport, Desk, Listener, ThisHost, check_all, check_one, mend};
 use crate::error::{Error, Result};
 use crate::name::VolumeName;
 use crate::rate::Rate;
@@ -64,8 +64,12 @@ impl Engine {
             return Ok(());
         }
         let _alone = self.transition.lock();
-        let is_open = |uuid| self.writers.lock().contains_key(&uuid);
-        mend(&self.patient, &self.catalog, cures, now, &is_open, desk)
+        let here = ThisHost {
+            now_ms: now,
+            is_open: &|uuid| self.writers.lock().contains_key(&uuid),
+            forget: &|name, uuid| self.forget(name, uuid),
+        };
+        mend(&self.patient, &self.catalog, cures, &here, desk)
     }
 
     /// As [`Self::delete`], also if the volume's superblock is damaged or missing.

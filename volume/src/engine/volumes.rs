@@ -48,7 +48,7 @@ impl Engine {
         let config = self.volume_config(name);
         let sync_remote = sync_remote.or(config.sync_remote).unwrap_or(false);
         let options = StoredOptions { compression: config.compression, sync_remote };
-        let made = self.catalog.create(Superblock {
+        let superblock = Superblock {
             volume: uuid,
             name: ShortText::truncated(name.as_str()),
             generation: 1,
@@ -65,7 +65,8 @@ impl Engine {
             bases: Vec::new(),
             history: None,
             unknown: Vec::new(),
-        })?;
+        };
+        let made = self.catalog.create(superblock, |uuid| self.forget(name, uuid))?;
         Ok(self.describe(&made))
     }
 
@@ -164,11 +165,16 @@ impl Engine {
         self.check_no_snapshots(name, found)?;
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
         let log = LogOnDisk::open(&params, false);
-        self.catalog.delete(found, name, |nonce| {
-            log.as_ref().is_ok_and(|log| log.as_ref().is_some_and(|log| log.owns(nonce)))
-        })?;
+        let owns =
+            |nonce| log.as_ref().is_ok_and(|log| log.as_ref().is_some_and(|log| log.owns(nonce)));
+        self.catalog.delete(found, name, owns, || self.forget(name, uuid))
+    }
+
+    /// Gives up what this host keeps of a deleted volume: its log, and leaves of its map.
+    pub(crate) fn forget(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
         self.around.leaves.remove_volume(uuid);
-        match log {
+        let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
+        match LogOnDisk::open(&params, false) {
             Ok(Some(log)) => discard(&params, &log),
             Ok(None) => Ok(()),
             Err(_) => self

@@ -133,7 +133,9 @@ impl Engine {
             history: None,
             unknown: Vec::new(),
         };
-        self.catalog.create(superblock).map(|made| self.describe(&made))
+        self.catalog
+            .create(superblock, |uuid| self.forget(new, uuid))
+            .map(|made| self.describe(&made))
     }
 
     /// Drops clones of a snapshot that were never made, or are gone.

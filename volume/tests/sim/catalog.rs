@@ -155,6 +155,7 @@ fn a_deletion_that_crashes_is_continued_and_leaves_nothing() {
                     Err(error) => panic!("{step}: {error}"),
                 }
             }
+            assert_eq!(world.machine.logs(), 0, "{step}: its log stays on the SSD");
             running.end();
         }
     }

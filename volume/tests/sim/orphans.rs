@@ -90,15 +90,24 @@ fn check_removes_what_a_creation_left() {
 
 #[test]
 fn check_finishes_deletions() {
-    let steps = ["delete.fence", "delete.objects", "delete.name", "delete.superblock"];
+    let steps = [
+        "delete.fence",
+        "delete.objects",
+        "log.discard",
+        "log.discarded",
+        "delete.name",
+        "delete.superblock",
+    ];
     for step in steps {
         let mut world = with_data(221);
+        assert_eq!(world.machine.logs(), 1);
         crash(&mut world, step, |engine| engine.delete(&name()));
         let running = boot(&mut world);
         let finding = one_orphan(&running);
         assert!(finding.detail.contains("deletion"), "{finding:?}");
         assert!(keys(&world, "data/").is_empty(), "{step}");
         assert!(keys(&world, "volumes/").is_empty(), "{step}");
+        assert_eq!(world.machine.logs(), 0, "{step}: its log stays on the SSD");
         running.end();
     }
 }

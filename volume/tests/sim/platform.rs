@@ -68,6 +68,11 @@ impl Machine {
         self.lose_memory();
     }
 
+    /// How many log files there are.
+    pub(crate) fn logs(&self) -> usize {
+        self.files.lock().len()
+    }
+
     /// The only log file.
     pub(crate) fn log(&self) -> Arc<Ssd> {
         Arc::clone(self.files.lock().values().next().expect("a log file"))
