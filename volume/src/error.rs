@@ -85,6 +85,11 @@ pub enum Error {
         /// The size that was asked for.
         bytes: u64,
     },
+    /// Its log is not to be given up.
+    #[error(
+        "volume {0:?}: its log on this host is not stale, but the newest part of the volume; the next opening replays it"
+    )]
+    LogNeeded(String),
     /// The volume is open.
     #[error("volume {volume:?} is in use: {by}")]
     InUse {

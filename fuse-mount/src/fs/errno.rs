@@ -50,7 +50,9 @@ fn table(error: &Error) -> Errno {
         | Error::NoSuchMoment { .. } => Errno::ENOENT,
         Error::VolumeExists(_) | Error::SnapshotExists { .. } => Errno::EEXIST,
         Error::BadName { name, .. } if name.len() > 255 => Errno::ENAMETOOLONG,
-        Error::BadName { .. } | Error::BadSize { .. } | Error::NoClone(_) => Errno::EINVAL,
+        Error::BadName { .. } | Error::BadSize { .. } | Error::NoClone(_) | Error::LogNeeded(_) => {
+            Errno::EINVAL
+        }
         Error::ShrinkLosesData { .. } => Errno::EPERM,
         Error::InUse { .. } | Error::SnapshotKept { .. } | Error::Outrun(_) => Errno::EBUSY,
         Error::ReadOnly(_) => Errno::EROFS,

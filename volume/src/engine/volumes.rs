@@ -253,11 +253,7 @@ impl Engine {
         let bytes = match owner {
             Ownership::Stale { bytes, .. } => bytes,
             Ownership::Contained => 0,
-            Ownership::Ours => {
-                let by = "its log on this host is not stale, but the newest part of the volume; the \
-                          next opening replays it";
-                return Err(Error::InUse { volume: name.to_string(), by: by.to_owned() });
-            }
+            Ownership::Ours => return Err(Error::LogNeeded(name.to_string())),
         };
         discard(&params, &log)?;
         Ok(bytes)
