@@ -114,20 +114,23 @@ impl Catalog {
     }
 
     /// Makes a volume. Where a deletion of that name was cut short it is finished first; `forget` gives
-    /// up what this host keeps of that volume.
+    /// up what this host keeps of that volume, and `check_closed` refuses if it is open here.
     ///
     /// # Errors
     /// [`Error::VolumeExists`], or the store fails.
     pub(crate) fn create(
         &self,
         superblock: Superblock,
+        check_closed: impl FnOnce(Uuid) -> Result<()>,
         forget: impl FnOnce(Uuid) -> Result<()>,
     ) -> Result<Superblock> {
         let name = &VolumeName::new(superblock.name.as_str())?;
         let uuid = superblock.volume;
         match self.lookup_any(name)? {
             Some(cell) if cell.get().state == VolumeState::Deleting => {
-                self.delete(&cell, name, |_| false, || forget(cell.get().volume))?;
+                let deleted = cell.get().volume;
+                check_closed(deleted)?;
+                self.delete(&cell, name, |_| false, || forget(deleted))?;
             }
             Some(_) => return Err(Error::VolumeExists(name.to_string())),
             None => {}

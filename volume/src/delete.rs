@@ -7,7 +7,7 @@
 //! The mark comes first: whoever opens the volume for writing looks at the superblock again after
 //! winning its fence, so an opening is either seen by the deletion or sees it. A deletion cut
 //! short anywhere is continued by the next one of that name, or when the name is wanted again. Whoever
-//! continues it gives up the log on its own host: while there is one, something leads to the volume.
+//! continues it gives up the log on its own host first, so that the name leads to what is left.
 //!
 //! **What may stay.** A writer that is idle learns that it was deposed when it creates its next
 //! object. If nothing stood at that number it would go on, into nowhere. So where another host

@@ -180,8 +180,8 @@ fn advance(core: &Core, at: &mut Following, give_up_log: bool) -> Result<()> {
 
 /// Reads the stream to its end, or as far as a writer at full speed lets it. Returns the last object.
 ///
-/// `shown` is what the view contains already. After an error that says nothing of the stream, `kept` is
-/// as far as it was read.
+/// `shown` is what the view contains already. `kept` stays if only the superblock cannot be read, and is
+/// gone after an error in the middle of the stream.
 fn read_on(core: &Core, kept: &mut Option<StreamState>, shown: ObjectSeq) -> Result<ObjectSeq> {
     // The checkpoint that could not be entered at, and why.
     let mut failed: Option<(Option<CheckpointRef>, Error)> = None;
@@ -195,7 +195,7 @@ fn read_on(core: &Core, kept: &mut Option<StreamState>, shown: ObjectSeq) -> Res
                 if let Some((_, damage)) = failed.take_if(|(at, _)| *at == checkpoint) {
                     return Err(damage);
                 }
-                enter(core, &superblock).inspect_err(|error| {
+                enter(core, &superblock, shown).inspect_err(|error| {
                     failed = Some((checkpoint, error.clone()));
                 })
             }
@@ -241,9 +241,10 @@ fn roll(core: &Core, mut state: StreamState, few: bool) -> Result<StreamState> {
     Ok(state)
 }
 
-fn enter(core: &Core, superblock: &Superblock) -> Result<StreamState> {
+/// Enters at the superblock's checkpoint. An end before what is `shown` is a hole.
+fn enter(core: &Core, superblock: &Superblock, shown: ObjectSeq) -> Result<StreamState> {
     let loader = Arc::new(LeafLoader::new(core.uploads.clone(), Arc::clone(&core.leaves)));
-    StreamState::read(&core.uploads, superblock, superblock.committed, &loader)
+    StreamState::read(&core.uploads, superblock, shown, &loader)
 }
 
 /// Shows what was read, unless the log on top goes on and shows more.

@@ -66,7 +66,7 @@ impl Engine {
             history: None,
             unknown: Vec::new(),
         };
-        let made = self.catalog.create(superblock, |uuid| self.forget(name, uuid))?;
+        let made = self.make(superblock, name)?;
         Ok(self.describe(&made))
     }
 
@@ -170,8 +170,14 @@ impl Engine {
         self.catalog.delete(found, name, owns, || self.forget(name, uuid))
     }
 
+    /// Puts a new volume into the catalog.
+    pub(crate) fn make(&self, superblock: Superblock, name: &VolumeName) -> Result<Superblock> {
+        let check_closed = |uuid| self.check_closed(name, uuid);
+        self.catalog.create(superblock, check_closed, |uuid| self.forget(name, uuid))
+    }
+
     /// Gives up what this host keeps of a deleted volume: its log, and leaves of its map.
-    pub(crate) fn forget(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
+    pub(super) fn forget(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
         self.around.leaves.remove_volume(uuid);
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
         match LogOnDisk::open(&params, false) {

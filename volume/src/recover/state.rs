@@ -209,6 +209,14 @@ impl StreamState {
                     self.maps.objects_mut().add(stamp.seq, 0, *bytes);
                 } else {
                     self.maps.note_checkpoint(checkpoint.covers, self.root.leaves());
+                    // Whose writer may have had them deleted: they died when he says.
+                    for object in
+                        checkpoint.objects.iter().filter(|object| object.data_sectors == 0)
+                    {
+                        if let Some(since) = object.dead_since {
+                            self.maps.objects_mut().bury(object.seq, since);
+                        }
+                    }
                 }
             }
             ObjectHeader::Shared(shared) => self.share(stream, shared, *bytes)?,

@@ -133,9 +133,7 @@ impl Engine {
             history: None,
             unknown: Vec::new(),
         };
-        self.catalog
-            .create(superblock, |uuid| self.forget(new, uuid))
-            .map(|made| self.describe(&made))
+        self.make(superblock, new).map(|made| self.describe(&made))
     }
 
     /// Drops clones of a snapshot that were never made, or are gone.

@@ -203,10 +203,16 @@ fn a_death_before_the_naming_of_what_needs_no_base_leaves_a_clone() {
     world.assert_sound();
 }
 
-/// A host enters at a checkpoint while its owner makes the next one, which has older ones deleted, and
-/// makes a snapshot: that keeps nothing that is gone.
+/// A host enters at a checkpoint while its owner makes more of them, which have older ones deleted:
+/// snapshots keep nothing that is gone, whether they were made before or after.
 #[test]
 fn a_snapshot_keeps_no_checkpoint_that_is_gone() {
+    for (early, more) in [(false, 0), (true, 0), (true, 1)] {
+        enter_at_an_old_checkpoint(early, more);
+    }
+}
+
+fn enter_at_an_old_checkpoint(early: bool, more: usize) {
     let mut world = World::new(371, 1);
     patient(&mut world);
     world.config.gc_start_percent = 0;
@@ -219,7 +225,9 @@ fn a_snapshot_keeps_no_checkpoint_that_is_gone() {
     for _ in 0..3 {
         name_one(&mut world);
     }
-    let expected = content(&volume);
+    if early {
+        volume.create_snapshot(&named("early")).unwrap();
+    }
     let mut other = Host::new("sim-b");
     world.go_to(&mut other);
     let second = boot(&mut world);
@@ -229,6 +237,10 @@ fn a_snapshot_keeps_no_checkpoint_that_is_gone() {
         thread::spawn(move || engine.open_writer(&name()))
     };
     reads.wait_until_reached();
+    for _ in 0..more {
+        name_one(&mut world);
+    }
+    let expected = content(&volume);
     // Its last checkpoint, and what that condemns.
     drop(volume);
     first.drain();
