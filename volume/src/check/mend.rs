@@ -83,14 +83,17 @@ fn finish_deletion(
     if superblock.state != VolumeState::Deleting {
         return Ok(false);
     }
-    delete(catalog, &cell, here)
+    delete(catalog, &cell, here.forget)
 }
 
-fn delete(catalog: &Catalog, cell: &SuperblockCell, here: &ThisHost<'_>) -> Result<bool> {
+fn delete(
+    catalog: &Catalog,
+    cell: &SuperblockCell,
+    forget: &dyn Fn(&VolumeName, Uuid) -> Result<()>,
+) -> Result<bool> {
     let superblock = cell.get();
     let name = VolumeName::new(superblock.name.as_str())?;
-    let forget = || (here.forget)(&name, superblock.volume);
-    match catalog.delete(cell, &name, |_| false, forget) {
+    match catalog.delete(cell, &name, |_| false, || forget(&name, superblock.volume)) {
         Ok(()) => Ok(true),
         // Somebody else did.
         Err(Error::Deleted(_) | Error::NoSuchVolume(_)) => Ok(false),
@@ -111,7 +114,9 @@ fn name(
     let superblock = cell.get();
     if store.list(&keys::stream_prefix(uuid), None, 1)?.objects.is_empty() {
         let age = here.now_ms.saturating_sub(superblock.attrs.created_ms);
-        return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell, here) };
+        // Should it have been more than a creation that was cut short, this host's log stays.
+        let keep = |_: &VolumeName, _| Ok(());
+        return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell, &keep) };
     }
     let own = VolumeName::new(superblock.name.as_str())?;
     if rewrite_name(&**store, &own, uuid)? {
