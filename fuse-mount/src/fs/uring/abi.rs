@@ -17,6 +17,8 @@
 //! ```
 //! Numbers have the machine's byte order. Nothing here trusts a length.
 
+use super::opcode;
+
 /// Bit of `FUSE_INIT` by which this transport is agreed on.
 pub(crate) const INIT_OVER_URING: u64 = 1 << 41;
 
@@ -65,6 +67,15 @@ impl Header {
             commit_id: u64_at(bytes, RING_AT + 8),
             payload_bytes: u32_at(bytes, RING_AT + 16),
             operation,
+        }
+    }
+
+    /// How many bytes of a file it brings or asks for.
+    pub(super) fn data_bytes(&self) -> usize {
+        match self.opcode {
+            // `fuse_read_in`: fh u64, offset u64, size u32.
+            opcode::READ => u32_at(&self.operation, 16) as usize,
+            _ => self.payload_bytes as usize,
         }
     }
 }

@@ -15,7 +15,7 @@
 //! on another core, which has to be woken for it. Here the answer of one request and the wait for
 //! the next are one call, and a request is served on the core that it came from: where a core that
 //! idles is slow to wake, as in a virtual machine, that is most of what a small write costs. (Where
-//! many requests are syncs, the thread may leave its core: see `place`.)
+//! many come at once, or many are syncs, the thread may leave its core: see `habit`.)
 //!
 //! The kernel wants at least one entry in the queue of each possible core before it uses any;
 //! requests wait until then, and all but FORGET and INTERRUPT come over the rings from then on. So
@@ -31,12 +31,15 @@
 //!   request  bytes -> operation                     queue     the ring and its thread
 //!   answer   attributes, names … -> bytes           reply     the answer, from any thread
 //!   dispatch operation -> VolumeFs -> answer        opcode    the kernel's numbers
-//!   place    the core of a queue's thread
+//!   place    the core of a queue's thread           habit     what it is chosen by
+//!   crowds   queues with many requests at once
 //! ```
 
 pub(crate) mod abi;
 mod answer;
+mod crowds;
 mod dispatch;
+mod habit;
 mod opcode;
 mod place;
 mod queue;
@@ -55,6 +58,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::VolumeFs;
+use crowds::Crowds;
 use place::Place;
 use queue::Queue;
 use slots::Slots;
@@ -93,8 +97,9 @@ impl Rings {
             .ok_or_else(|| anyhow!("cannot tell how many cores {:?} are", possible.trim()))?;
         let entries = entries_per_queue(count);
         let (alive, ended) = bounded(0);
+        let crowds = Arc::new(Crowds::new(count));
         let made: Vec<_> = (0..count)
-            .map(|id| start_thread(id, entries, payload_bytes, alive.clone()))
+            .map(|id| start_thread(id, entries, payload_bytes, crowds.clone(), alive.clone()))
             .collect::<io::Result<_>>()
             .context("cannot start threads")?;
         let mut queues = Vec::with_capacity(made.len());
@@ -168,6 +173,7 @@ fn start_thread(
     id: u16,
     entries: u16,
     payload_bytes: usize,
+    crowds: Arc<Crowds>,
     alive: Sender<()>,
 ) -> io::Result<(Starter, Receiver<io::Result<()>>)> {
     let (ready_now, ready) = bounded(1);
@@ -175,7 +181,7 @@ fn start_thread(
     let (started_now, started) = bounded(1);
     thread::Builder::new().name(format!("lsvd-ring-{id}")).spawn(move || {
         let _alive = alive;
-        let place = Place::on(id);
+        let place = Place::on(id, crowds);
         let queue = Slots::new(entries, payload_bytes).and_then(|slots| Queue::new(id, slots));
         let (queue, outcome) = match queue {
             Ok(queue) => (Some(queue), Ok(())),

@@ -130,10 +130,14 @@ impl Queue {
     ) -> io::Result<()> {
         let (mut answers, mut scratch) = (Vec::new(), Vec::new());
         loop {
+            let comes_something = !requests.is_empty();
             self.waiting.store(requests.len(), Ordering::Relaxed);
             for slot in requests.drain(..) {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.carry_out(fs, slot, &mut scratch, &mut place);
+            }
+            if comes_something {
+                place.note_round();
             }
             {
                 let mut ring = self.ring.lock();
@@ -237,7 +241,7 @@ impl Queue {
         // SAFETY: the kernel has just completed this entry's only command.
         let Some(lease) = (unsafe { self.slots.lease(slot) }) else { return };
         let header = Header::read(&self.slots.header(&lease));
-        place.note(header.opcode == opcode::FSYNC);
+        place.note(header.opcode == opcode::FSYNC, header.data_bytes());
         // SAFETY: `Reply` writes no payload where the request has one, and what is given to the
         // kernel before this function is left has said that the payload is read no more.
         let payload = unsafe { self.slots.request_payload(&lease, header.payload_bytes as usize) };
