@@ -56,6 +56,13 @@ impl LogData {
             .map_err(|e| Error::local(&self.path, "read the log", e))
     }
 
+    /// As [`Self::read_ring`], for who will not read it again.
+    pub(super) fn read_ring_once(&self, pos: LogPos, out: &mut [u8]) -> Result<()> {
+        self.file
+            .read_once_at(self.layout.file_offset(pos), out)
+            .map_err(|e| Error::local(&self.path, "read the log", e))
+    }
+
     /// Says that the record at `pos` is not what was written.
     pub(super) fn damaged(&self, pos: LogPos, detail: impl std::fmt::Display) -> Error {
         Error::damaged(format!("{} at log position {pos}", self.path), detail)

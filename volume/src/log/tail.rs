@@ -131,6 +131,6 @@ impl LogTail {
         let before = self.read.len();
         self.read.resize(before + in_ring as usize, 0);
         self.from_ring = true;
-        self.data.read_ring(from, self.read.get_mut(before..).unwrap_or_default())
+        self.data.read_ring_once(from, self.read.get_mut(before..).unwrap_or_default())
     }
 }

@@ -104,6 +104,11 @@ pub trait LogFile: Send + Sync + fmt::Debug {
     /// As [`Self::read_at`] if that needs no waiting for the device; `false` if it would.
     fn read_at_nowait(&self, offset: u64, out: &mut [u8]) -> io::Result<bool>;
 
+    /// As [`Self::read_at`], for who will not read it again.
+    fn read_once_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_at(offset, out)
+    }
+
     /// Writes `data` at `offset`; with `durable` it is safe on return (this write alone,
     /// not those before it).
     fn write_at(&self, offset: u64, data: &[u8], durable: bool) -> io::Result<()>;

@@ -1,25 +1,40 @@
-//! A log file on a real SSD: large direct writes, buffered reads.
+//! A log file on a real SSD: large direct writes, and reads of two kinds.
 //!
 //! Writes bypass the page cache (`O_DIRECT`), because a log is written once and read from
-//! memory; where a file system has no direct I/O (tmpfs), writes are buffered. Reads go
-//! through the page cache; the kernel drops cached pages that a direct write overwrites.
+//! memory. What is read on behalf of a reader of the volume, who may come again, goes through the page
+//! cache; the kernel drops cached pages that a direct write overwrites. What is read once, in order,
+//! bypasses it: filling the cache costs more than the read. Where a file system has no direct I/O
+//! (tmpfs), all goes through the cache.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::LogFile;
 
+/// What direct I/O wants offsets, lengths and memory to be multiples of.
+const BLOCK: u64 = 4096;
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct SsdFile {
     reader: File,
-    writer: Option<File>,
+    /// None if the file is only looked at.
+    writer: Option<Writer>,
     bytes: u64,
+    /// Memory for direct reads.
+    landing: Mutex<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    file: File,
+    is_direct: bool,
 }
 
 impl SsdFile {
@@ -27,9 +42,9 @@ impl SsdFile {
     pub(super) fn open(path: &Path, write: bool) -> io::Result<Self> {
         let reader = File::open(path)?;
         fadvise(&reader, 0, None, Advice::Random)?;
-        let writer = if write { Some(open_direct(path)?) } else { None };
+        let writer = if write { Some(Writer::open(path)?) } else { None };
         let bytes = reader.metadata()?.len();
-        Ok(Self { reader, writer, bytes })
+        Ok(Self { reader, writer, bytes, landing: Mutex::default() })
     }
 
     /// Makes a file of `bytes` at `path`, allocated and written throughout, beginning with
@@ -54,19 +69,39 @@ impl SsdFile {
     }
 
     fn writer(&self) -> io::Result<&File> {
-        self.writer.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+        let writer =
+            self.writer.as_ref().ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        Ok(&writer.file)
     }
 }
 
-fn open_direct(path: &Path) -> io::Result<File> {
-    let direct =
-        OpenOptions::new().write(true).custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
-    match direct {
-        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-            OpenOptions::new().write(true).open(path)
+impl Writer {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true);
+        let direct = options.clone().custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
+        match direct {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                Ok(Self { file: options.open(path)?, is_direct: false })
+            }
+            opened => Ok(Self { file: opened?, is_direct: true }),
         }
-        other => other,
     }
+}
+
+/// Fills `out` from `offset` of `file`, by way of `landing`.
+fn read_direct(file: &File, offset: u64, out: &mut [u8], landing: &mut Vec<u8>) -> io::Result<()> {
+    let start = offset / BLOCK * BLOCK;
+    let end = (offset + out.len() as u64).next_multiple_of(BLOCK);
+    let len = (end - start) as usize;
+    landing.resize(landing.len().max(len + BLOCK as usize), 0);
+    let skip = landing.as_ptr().align_offset(BLOCK as usize);
+    let blocks = landing.get_mut(skip..skip + len).ok_or(io::ErrorKind::OutOfMemory)?;
+    file.read_exact_at(blocks, start)?;
+    let from = (offset - start) as usize;
+    let wanted = blocks.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+    out.copy_from_slice(wanted);
+    Ok(())
 }
 
 impl LogFile for SsdFile {
@@ -88,6 +123,15 @@ impl LogFile for SsdFile {
             Ok(n) => Ok(n == wanted),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::OPNOTSUPP) => Ok(false),
             Err(e) => Err(e.into()),
+        }
+    }
+
+    fn read_once_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        match &self.writer {
+            Some(writer) if writer.is_direct => {
+                read_direct(&writer.file, offset, out, &mut self.landing.lock())
+            }
+            _ => self.read_at(offset, out),
         }
     }
 
