@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!   0          header 0 │ header 1 │ …      each 320 bytes: 288 and to the end of a cache line
-//!   page-wise  payload 0 │ payload 1 │ …    each as large as the largest request or answer
+//!   page-wise  payload 0 │ payload 1 │ …    each as large as the largest request or answer, and a page
 //! ```
+//! The free page after each payload keeps what all requests use, the first page, from lying a power of
+//! two apart: a processor has room for few translations of such addresses.
+//!
 //! It is one anonymous mapping. A page costs memory from the first request that touches it, and the
 //! kernel takes the entry that was given back last, so only as many payloads are ever touched as
 //! requests were in flight at once.
@@ -34,6 +37,7 @@ pub(super) struct Slots {
     base: NonNull<u8>,
     bytes: usize,
     payloads_at: usize,
+    payload_stride: usize,
     payload_bytes: usize,
     count: u16,
 }
@@ -49,13 +53,14 @@ impl Slots {
         let page = rustix::param::page_size();
         let payload_bytes = payload_bytes.next_multiple_of(page);
         let payloads_at = (usize::from(count) * HEADER_STRIDE).next_multiple_of(page);
-        let bytes = payloads_at + usize::from(count) * payload_bytes;
+        let payload_stride = payload_bytes + page;
+        let bytes = payloads_at + usize::from(count) * payload_stride;
         let (access, flags) =
             (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: without an address given, no mapping that is there already is touched.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, access, flags) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { base, bytes, payloads_at, payload_bytes, count })
+        Ok(Self { base, bytes, payloads_at, payload_stride, payload_bytes, count })
     }
 
     /// How many entries there are.
@@ -125,7 +130,7 @@ impl Slots {
     }
 
     fn payload_at(&self, slot: u16) -> *mut u8 {
-        self.at(self.payloads_at + usize::from(slot) * self.payload_bytes)
+        self.at(self.payloads_at + usize::from(slot) * self.payload_stride)
     }
 
     fn at(&self, offset: usize) -> *mut u8 {
