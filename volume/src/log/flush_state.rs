@@ -83,6 +83,10 @@ impl FlushState {
     }
 }
 
+/// Where a write ends that was begun for the next round.
+#[derive(Debug, Default)]
+pub(super) struct Begun(pub(super) Option<LogPos>);
+
 /// One round's orders.
 pub(super) struct Round {
     pub(super) waiters: Vec<Waiter>,

@@ -3,7 +3,8 @@
 //!
 //! One at a time writes the file, in rounds. A round seals the current block, waits for slots still being
 //! filled, writes everything not yet written in large pieces, syncs if somebody needs it, and
-//! answers. While it works, the next waiters gather: that is the group commit.
+//! answers. While it works, the next waiters gather: that is the group commit. Where a flush is
+//! expected after each write, its write is begun before the round.
 //!
 //! After one failed write or sync no later flush succeeds: what the device lost then cannot
 //! be known. What is still in memory drains to the store.
@@ -19,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::format::LogPoint;
 use crate::units::{LogPos, LogSeq};
 
-use super::flush_state::{FlushDone, Round, Waiter};
+use super::flush_state::{Begun, FlushDone, Round, Waiter};
 use super::write_log::WriteLog;
 
 /// How long acknowledged writes may stay in memory alone when nobody flushes.
@@ -52,6 +53,28 @@ impl WriteLog {
         self.try_round(false);
     }
 
+    /// Called before a write is answered: where every write so far was followed by a flush, the SSD
+    /// gets the record now, and writes while whoever wrote gets the answer and asks for the flush.
+    pub(crate) fn write_ahead(&self) {
+        if !self.flush_ahead.load(Ordering::Relaxed) || self.flush_failed.get().is_some() {
+            return;
+        }
+        let Some(mut turn) = self.rounds.try_lock() else { return };
+        if turn.0.is_none() {
+            let (sealed, _) = self.seal();
+            let written = self.flush.lock().written;
+            let len = sealed.since(written);
+            if len > 0 && len <= self.data.layout.to_window_end(written) {
+                // SAFETY: just sealed, and written later than what is safe; the write is finished
+                // before anything becomes safe.
+                let bytes = unsafe { self.sealed_bytes(written, len) };
+                let at = self.data.layout.file_offset(written);
+                turn.0 = self.data.file.begin_write(at, bytes).then_some(sealed);
+            }
+        }
+        self.end_turn(turn);
+    }
+
     /// Called after a write was answered: where every write so far was followed by a flush, begins
     /// with it before it is asked for.
     pub(crate) fn flush_ahead(&self) {
@@ -64,10 +87,14 @@ impl WriteLog {
 
     /// Does a round, if nobody is at one.
     fn try_round(&self, ahead: bool) {
-        let Some(turn) = self.rounds.try_lock() else { return };
+        let Some(mut turn) = self.rounds.try_lock() else { return };
         let round = Round { ahead, ..self.flush.lock().take_round() };
         // Whoever waited has the outcome; a failure ends the thread at its next round.
-        let _ = self.carry_out(round, &turn);
+        let _ = self.carry_out(round, &mut turn);
+        self.end_turn(turn);
+    }
+
+    fn end_turn(&self, turn: MutexGuard<'_, Begun>) {
         drop(turn);
         // Who came too late for this round found it going on and left it at that.
         if !self.flush.lock().waiters.is_empty() {
@@ -92,9 +119,7 @@ impl WriteLog {
         loop {
             let round = self.next_round();
             let stop = round.stop;
-            let turn = self.rounds.lock();
-            let outcome = self.carry_out(round, &turn);
-            drop(turn);
+            let outcome = self.carry_out(round, &mut self.rounds.lock());
             if stop || outcome.is_err() {
                 return outcome;
             }
@@ -102,10 +127,10 @@ impl WriteLog {
     }
 
     /// Does a round and answers those who wait for it. After a failure no round is done again.
-    fn carry_out(&self, round: Round, _turn: &MutexGuard<'_, ()>) -> Result<()> {
+    fn carry_out(&self, round: Round, begun: &mut Begun) -> Result<()> {
         let outcome = match self.flush_failed.get() {
             Some(error) => Err(error.clone()),
-            None => self.round(&round).map_err(|source| {
+            None => self.round(&round, begun).map_err(|source| {
                 let error = Error::local(&self.data.path, "write the log", source);
                 self.poison.set(error.clone());
                 self.flush_failed.get_or_init(|| error).clone()
@@ -165,7 +190,12 @@ impl WriteLog {
         Round { idle, ..flush.take_round() }
     }
 
-    fn round(&self, round: &Round) -> io::Result<()> {
+    fn round(&self, round: &Round, begun: &mut Begun) -> io::Result<()> {
+        if let Some(end) = begun.0.take() {
+            self.platform.failpoint("log.begun")?;
+            self.data.file.finish_write()?;
+            self.flush.lock().written = end;
+        }
         let (sealed, next_seq) = self.seal();
         let (written, synced) = {
             let flush = self.flush.lock();
@@ -213,13 +243,22 @@ impl WriteLog {
         let mut at = from;
         while at < to {
             let len = to.since(at).min(self.data.layout.to_window_end(at));
-            // SAFETY: filled (sealed) and above the floor, which only this thread raises.
-            let bytes = unsafe { self.data.memory.bytes(at, len as usize) };
+            // SAFETY: a round seals before it writes, and becomes safe after that.
+            let bytes = unsafe { self.sealed_bytes(at, len) };
             self.data.file.write_at(self.data.layout.file_offset(at), bytes, durable)?;
             at = at.plus(len);
         }
         self.flush.lock().written = to;
         Ok(())
+    }
+
+    /// A piece to be written.
+    ///
+    /// # Safety
+    /// It is sealed and not yet safe, and the caller's turn lasts as long as the slice.
+    unsafe fn sealed_bytes(&self, at: LogPos, len: u64) -> &[u8] {
+        // SAFETY: sealed means filled, and only whose turn it is raises the floor, to what is safe.
+        unsafe { self.data.memory.bytes(at, len as usize) }
     }
 
     /// Records the tail, and what is durable, in the header that is not in force.

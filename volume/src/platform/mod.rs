@@ -10,6 +10,7 @@
 //!
 //! The cost in production is one virtual call per I/O, none per byte.
 
+mod aio;
 mod buffer;
 mod host;
 mod ssd_file;
@@ -112,6 +113,18 @@ pub trait LogFile: Send + Sync + fmt::Debug {
     /// Writes `data` at `offset`; with `durable` it is safe on return (this write alone,
     /// not those before it).
     fn write_at(&self, offset: u64, data: &[u8], durable: bool) -> io::Result<()>;
+
+    /// Begins to write `data` at `offset`, without making it safe; the next call but for reads is
+    /// [`Self::finish_write`]. Should `data` change before, what is written is undefined. `false` if
+    /// that is not to be had now: nothing is written then.
+    fn begin_write(&self, _offset: u64, _data: &[u8]) -> bool {
+        false
+    }
+
+    /// Waits for the write that was begun.
+    fn finish_write(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Makes everything written before safe.
     fn sync(&self) -> io::Result<()>;

@@ -16,6 +16,7 @@ use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::LogFile;
+use super::aio::Aio;
 
 /// What direct I/O wants offsets, lengths and memory to be multiples of.
 const BLOCK: u64 = 4096;
@@ -35,6 +36,8 @@ pub(super) struct SsdFile {
 struct Writer {
     file: File,
     is_direct: bool,
+    /// None where writes cannot go on in the background.
+    aio: Option<Aio>,
 }
 
 impl SsdFile {
@@ -82,9 +85,9 @@ impl Writer {
         let direct = options.clone().custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
         match direct {
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                Ok(Self { file: options.open(path)?, is_direct: false })
+                Ok(Self { file: options.open(path)?, is_direct: false, aio: None })
             }
-            opened => Ok(Self { file: opened?, is_direct: true }),
+            opened => Ok(Self { file: opened?, is_direct: true, aio: Aio::open() }),
         }
     }
 }
@@ -152,6 +155,16 @@ impl LogFile for SsdFile {
             done += n;
         }
         Ok(())
+    }
+
+    fn begin_write(&self, offset: u64, data: &[u8]) -> bool {
+        let Some(Writer { file, aio: Some(aio), .. }) = &self.writer else { return false };
+        aio.begin(file, offset, data)
+    }
+
+    fn finish_write(&self) -> io::Result<()> {
+        let aio = self.writer.as_ref().and_then(|writer| writer.aio.as_ref());
+        aio.map_or(Ok(()), Aio::finish)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -51,6 +51,7 @@ impl Volume {
                 }
             }
         }
+        writer.log.write_ahead();
         done(Ok(()));
         writer.log.flush_ahead();
     }

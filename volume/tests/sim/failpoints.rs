@@ -13,12 +13,13 @@ use crate::workload;
 use crate::world::World;
 
 /// All steps.
-const STEPS: [&str; 29] = [
+const STEPS: [&str; 30] = [
     "log.pending",
     "log.pending_synced",
     "log.recover",
     "log.recovered",
     "log.started",
+    "log.begun",
     "log.written",
     "log.synced",
     "log.header_synced",
@@ -83,6 +84,8 @@ fn crash_at(
             } else {
                 let errors = workload::run(&mut world.oracle, &volume, &mut rng, 80);
                 assert!(errors.is_empty() || running.life.is_dead(), "{errors:?}");
+                let commits = workload::commit_often(&mut world.oracle, &volume, 20);
+                assert!(commits.is_ok() || running.life.is_dead(), "{commits:?}");
                 // Steps of the background that have not come yet: an upload and a checkpoint.
                 let uploaded = volume.flush_to_store().and_then(|()| {
                     let bytes = volume.size_bytes();

@@ -453,6 +453,15 @@ impl LogFile for SimFile {
         self.life.effect(|| self.ssd.write(offset, data, durable))
     }
 
+    fn begin_write(&self, offset: u64, data: &[u8]) -> bool {
+        // Until the sync it may be lost or torn, as one under way may be.
+        self.write_at(offset, data, false).is_ok()
+    }
+
+    fn finish_write(&self) -> io::Result<()> {
+        self.life.look(|| self.ssd.finish())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.ssd.wait_to_sync();
         self.life.effect(|| self.ssd.sync())

@@ -7,6 +7,7 @@ use crate::oracle::Promise;
 use crate::platform::CrashAt;
 use crate::ssd::BadSync;
 use crate::stamp::SECTOR;
+use crate::workload;
 use crate::world::{Running, World, flush, name, read, write};
 use lsvd_store::{Fault, FaultPlan, Key, ObjectStore, Op, Rule};
 
@@ -234,6 +235,33 @@ fn a_sync_that_fails_and_then_succeeds_is_not_believed() {
         drop(volume);
         world.cut_power(running);
         let (running, _) = world.boot_and_check();
+        running.end();
+    }
+}
+
+#[test]
+fn a_write_begun_ahead_of_its_flush_that_fails_is_not_believed() {
+    for power in [false, true] {
+        let mut world = World::new(8, 1);
+        patient(&mut world);
+        let (running, volume) = world.boot_and_check();
+        workload::commit_often(&mut world.oracle, &volume, 20).unwrap();
+        let begun = running.life.failpoints().get("log.begun").copied();
+        assert!(begun > Some(5), "flushes are expected after each write");
+        world.machine.log().fail_next_end();
+        world.write(&volume, 0, 30, 1);
+        flush(&volume).expect_err("a failed write was believed");
+        flush(&volume).expect_err("a failed write was forgotten");
+        write(&volume, 0, &[1; SECTOR]).expect_err("a poisoned volume takes writes");
+        drop(volume);
+        if power {
+            world.cut_power(running)
+        } else {
+            world.kill(running)
+        }
+        let (running, volume) = world.boot_and_check();
+        world.upload(&volume);
+        drop(volume);
         running.end();
     }
 }

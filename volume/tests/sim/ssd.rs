@@ -44,6 +44,8 @@ struct State {
     /// Content of the ranges of `unsynced`, in the same order.
     contents: Vec<Vec<u8>>,
     bad_sync: Option<BadSync>,
+    /// The next write that was begun ends badly.
+    bad_end: bool,
     syncs_held: bool,
 }
 
@@ -58,6 +60,7 @@ impl Ssd {
             unsynced: Vec::new(),
             contents: Vec::new(),
             bad_sync: None,
+            bad_end: false,
             syncs_held: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
@@ -108,6 +111,14 @@ impl Ssd {
         Ok(())
     }
 
+    /// The end of a write that was begun.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        match std::mem::take(&mut self.state.lock().bad_end) {
+            true => Err(io::Error::from_raw_os_error(libc::EIO)),
+            false => Ok(()),
+        }
+    }
+
     /// Syncs and durable writes wait from now on, or no longer.
     pub(crate) fn hold_syncs(&self, held: bool) {
         self.state.lock().syncs_held = held;
@@ -123,6 +134,11 @@ impl Ssd {
     /// The next sync fails; the one after it succeeds.
     pub(crate) fn fail_next_sync(&self, how: BadSync) {
         self.state.lock().bad_sync = Some(how);
+    }
+
+    /// The next write that is begun and waited for fails at its end, whatever the SSD has of it.
+    pub(crate) fn fail_next_end(&self) {
+        self.state.lock().bad_end = true;
     }
 
     /// The power is cut.

@@ -48,6 +48,24 @@ pub(crate) fn run(
     errors
 }
 
+/// Writes as a database does to its log, each followed by a flush.
+pub(crate) fn commit_often(
+    oracle: &mut Oracle,
+    volume: &Arc<Volume>,
+    commits: u64,
+) -> Result<(), Error> {
+    let seed = oracle.volume;
+    for at in 0..commits {
+        if let Some(lane) = oracle.lanes.first_mut() {
+            lane_write(seed, lane, volume, lane.base + at, 1)?;
+        }
+        let begun = now();
+        flush(volume)?;
+        oracle.flushed(begun);
+    }
+    Ok(())
+}
+
 fn run_lane(seed: u64, lane: Lane, volume: &Arc<Volume>, mut rng: Rng, requests: u64) -> Learned {
     let mut learned = Learned { lane, flushed: 0, uploaded: 0, error: None };
     for _ in 0..requests {
