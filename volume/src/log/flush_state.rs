@@ -83,9 +83,12 @@ impl FlushState {
     }
 }
 
-/// Where a write ends that was begun for the next round.
+/// The turn to write the file.
 #[derive(Debug, Default)]
-pub(super) struct Begun(pub(super) Option<LogPos>);
+pub(super) struct Turn {
+    /// Where the write ends that was begun for the next round.
+    pub(super) begun: Option<LogPos>,
+}
 
 /// One round's orders.
 pub(super) struct Round {

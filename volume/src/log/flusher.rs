@@ -4,7 +4,8 @@
 //! One at a time writes the file, in rounds. A round seals the current block, waits for slots still being
 //! filled, writes everything not yet written in large pieces, syncs if somebody needs it, and
 //! answers. While it works, the next waiters gather: that is the group commit. Where a flush is
-//! expected after each write, its write is begun before the round.
+//! expected after each write, the log is written to before the write is answered, and the next round
+//! waits for the end of that.
 //!
 //! After one failed write or sync no later flush succeeds: what the device lost then cannot
 //! be known. What is still in memory drains to the store.
@@ -20,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::LogPoint;
 use crate::units::{LogPos, LogSeq};
 
-use super::flush_state::{Begun, FlushDone, Round, Waiter};
+use super::flush_state::{FlushDone, Round, Turn, Waiter};
 use super::write_log::WriteLog;
 
 /// How long acknowledged writes may stay in memory alone when nobody flushes.
@@ -56,23 +57,28 @@ impl WriteLog {
     /// Called before a write is answered: where every write so far was followed by a flush, the SSD
     /// gets the record now, and writes while whoever wrote gets the answer and asks for the flush.
     pub(crate) fn write_ahead(&self) {
-        if !self.flush_ahead.load(Ordering::Relaxed) || self.flush_failed.get().is_some() {
+        if !self.flush_ahead.load(Ordering::Relaxed) {
             return;
         }
         let Some(mut turn) = self.rounds.try_lock() else { return };
-        if turn.0.is_none() {
-            let (sealed, _) = self.seal();
-            let written = self.flush.lock().written;
-            let len = sealed.since(written);
-            if len > 0 && len <= self.data.layout.to_window_end(written) {
-                // SAFETY: just sealed, and written later than what is safe; the write is finished
-                // before anything becomes safe.
-                let bytes = unsafe { self.sealed_bytes(written, len) };
-                let at = self.data.layout.file_offset(written);
-                turn.0 = self.data.file.begin_write(at, bytes).then_some(sealed);
-            }
+        if turn.begun.is_none() && self.flush_failed.get().is_none() {
+            turn.begun = self.begin_write();
         }
         self.end_turn(turn);
+    }
+
+    /// Begins to write what is not written, if that can be done at once; returns where it ends.
+    fn begin_write(&self) -> Option<LogPos> {
+        let (sealed, _) = self.seal();
+        let written = self.flush.lock().written;
+        let len = sealed.since(written);
+        if len == 0 || len > self.data.layout.to_window_end(written) {
+            return None;
+        }
+        // SAFETY: sealed above, and no round makes it safe before the write has ended.
+        let bytes = unsafe { self.sealed_bytes(written, len) };
+        let at = self.data.layout.file_offset(written);
+        self.data.file.begin_write(at, bytes).then_some(sealed)
     }
 
     /// Called after a write was answered: where every write so far was followed by a flush, begins
@@ -94,7 +100,7 @@ impl WriteLog {
         self.end_turn(turn);
     }
 
-    fn end_turn(&self, turn: MutexGuard<'_, Begun>) {
+    fn end_turn(&self, turn: MutexGuard<'_, Turn>) {
         drop(turn);
         // Who came too late for this round found it going on and left it at that.
         if !self.flush.lock().waiters.is_empty() {
@@ -127,10 +133,10 @@ impl WriteLog {
     }
 
     /// Does a round and answers those who wait for it. After a failure no round is done again.
-    fn carry_out(&self, round: Round, begun: &mut Begun) -> Result<()> {
+    fn carry_out(&self, round: Round, turn: &mut Turn) -> Result<()> {
         let outcome = match self.flush_failed.get() {
             Some(error) => Err(error.clone()),
-            None => self.round(&round, begun).map_err(|source| {
+            None => self.round(&round, turn).map_err(|source| {
                 let error = Error::local(&self.data.path, "write the log", source);
                 self.poison.set(error.clone());
                 self.flush_failed.get_or_init(|| error).clone()
@@ -190,11 +196,12 @@ impl WriteLog {
         Round { idle, ..flush.take_round() }
     }
 
-    fn round(&self, round: &Round, begun: &mut Begun) -> io::Result<()> {
-        if let Some(end) = begun.0.take() {
+    fn round(&self, round: &Round, turn: &mut Turn) -> io::Result<()> {
+        if let Some(end) = turn.begun.take() {
             self.platform.failpoint("log.begun")?;
-            self.data.file.finish_write()?;
-            self.flush.lock().written = end;
+            if self.data.file.finish_write()? {
+                self.flush.lock().written = end;
+            }
         }
         let (sealed, next_seq) = self.seal();
         let (written, synced) = {
@@ -243,7 +250,7 @@ impl WriteLog {
         let mut at = from;
         while at < to {
             let len = to.since(at).min(self.data.layout.to_window_end(at));
-            // SAFETY: a round seals before it writes, and becomes safe after that.
+            // SAFETY: the round has sealed it, and makes it safe after it has written it.
             let bytes = unsafe { self.sealed_bytes(at, len) };
             self.data.file.write_at(self.data.layout.file_offset(at), bytes, durable)?;
             at = at.plus(len);
@@ -255,9 +262,9 @@ impl WriteLog {
     /// A piece to be written.
     ///
     /// # Safety
-    /// It is sealed and not yet safe, and the caller's turn lasts as long as the slice.
+    /// It is sealed, and does not become safe before the write has ended.
     unsafe fn sealed_bytes(&self, at: LogPos, len: u64) -> &[u8] {
-        // SAFETY: sealed means filled, and only whose turn it is raises the floor, to what is safe.
+        // SAFETY: what is sealed is filled, and what is not safe is above the floor.
         unsafe { self.data.memory.bytes(at, len as usize) }
     }
 

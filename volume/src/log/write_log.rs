@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::data::LogData;
-use super::flush_state::{Begun, FlushState};
+use super::flush_state::{FlushState, Turn};
 use super::head::{Head, Limits, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
 use super::tail_signal::TailSignal;
@@ -63,7 +63,7 @@ pub(crate) struct WriteLog {
     /// Highest number known to be safe on the SSD.
     pub(super) durable_seq: AtomicU64,
     /// Held by who writes the file.
-    pub(super) rounds: Mutex<Begun>,
+    pub(super) rounds: Mutex<Turn>,
     /// The error after which the file is not written any more.
     pub(super) flush_failed: OnceLock<Error>,
     pub(super) flush: Mutex<FlushState>,

@@ -105,7 +105,7 @@ pub trait LogFile: Send + Sync + fmt::Debug {
     /// As [`Self::read_at`] if that needs no waiting for the device; `false` if it would.
     fn read_at_nowait(&self, offset: u64, out: &mut [u8]) -> io::Result<bool>;
 
-    /// As [`Self::read_at`], for who will not read it again.
+    /// As [`Self::read_at`], for a caller that will not read it again: it may bypass a cache.
     fn read_once_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.read_at(offset, out)
     }
@@ -114,16 +114,18 @@ pub trait LogFile: Send + Sync + fmt::Debug {
     /// not those before it).
     fn write_at(&self, offset: u64, data: &[u8], durable: bool) -> io::Result<()>;
 
-    /// Begins to write `data` at `offset`, without making it safe; the next call but for reads is
-    /// [`Self::finish_write`]. Should `data` change before, what is written is undefined. `false` if
-    /// that is not to be had now: nothing is written then.
+    /// Begins to write `data` at `offset`, without making it safe, and returns before it is written.
+    /// One at a time: before anything else is written or synced, [`Self::finish_write`] is called, and
+    /// until then `data` stays as it is. `false` if that is not to be had now: nothing is written, and
+    /// the caller does it by [`Self::write_at`].
     fn begin_write(&self, _offset: u64, _data: &[u8]) -> bool {
         false
     }
 
-    /// Waits for the write that was begun.
-    fn finish_write(&self) -> io::Result<()> {
-        Ok(())
+    /// Waits for the end of the write that was begun, if one was, and tells its error. `false` if it
+    /// ended too early: the caller does it again by [`Self::write_at`].
+    fn finish_write(&self) -> io::Result<bool> {
+        Ok(true)
     }
 
     /// Makes everything written before safe.

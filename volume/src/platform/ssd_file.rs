@@ -1,7 +1,7 @@
-//! A log file on a real SSD: large direct writes, and reads of two kinds.
+//! A log file on a real SSD: direct writes, and reads of two kinds.
 //!
 //! Writes bypass the page cache (`O_DIRECT`), because a log is written once and read from
-//! memory. What is read on behalf of a reader of the volume, who may come again, goes through the page
+//! memory; one at a time may go on while its thread does something else. What is read on behalf of a reader of the volume, who may come again, goes through the page
 //! cache; the kernel drops cached pages that a direct write overwrites. What is read once, in order,
 //! bypasses it: filling the cache costs more than the read. Where a file system has no direct I/O
 //! (tmpfs), all goes through the cache.
@@ -17,9 +17,7 @@ use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::LogFile;
 use super::aio::Aio;
-
-/// What direct I/O wants offsets, lengths and memory to be multiples of.
-const BLOCK: u64 = 4096;
+use crate::units::BLOCK_BYTES;
 
 /// See the module.
 #[derive(Debug)]
@@ -28,16 +26,16 @@ pub(super) struct SsdFile {
     /// None if the file is only looked at.
     writer: Option<Writer>,
     bytes: u64,
-    /// Memory for direct reads.
-    landing: Mutex<Vec<u8>>,
 }
 
 #[derive(Debug)]
 struct Writer {
     file: File,
     is_direct: bool,
-    /// None where writes cannot go on in the background.
+    /// None where no write can go on by itself.
     aio: Option<Aio>,
+    /// Memory for direct reads.
+    landing: Mutex<Vec<u8>>,
 }
 
 impl SsdFile {
@@ -47,7 +45,7 @@ impl SsdFile {
         fadvise(&reader, 0, None, Advice::Random)?;
         let writer = if write { Some(Writer::open(path)?) } else { None };
         let bytes = reader.metadata()?.len();
-        Ok(Self { reader, writer, bytes, landing: Mutex::default() })
+        Ok(Self { reader, writer, bytes })
     }
 
     /// Makes a file of `bytes` at `path`, allocated and written throughout, beginning with
@@ -83,28 +81,30 @@ impl Writer {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let direct = options.clone().custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
-        match direct {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
-                Ok(Self { file: options.open(path)?, is_direct: false, aio: None })
-            }
-            opened => Ok(Self { file: opened?, is_direct: true, aio: Aio::open() }),
-        }
+        let (file, is_direct) = match direct {
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (options.open(path)?, false),
+            opened => (opened?, true),
+        };
+        let aio = if is_direct { Aio::open() } else { None };
+        Ok(Self { file, is_direct, aio, landing: Mutex::default() })
     }
-}
 
-/// Fills `out` from `offset` of `file`, by way of `landing`.
-fn read_direct(file: &File, offset: u64, out: &mut [u8], landing: &mut Vec<u8>) -> io::Result<()> {
-    let start = offset / BLOCK * BLOCK;
-    let end = (offset + out.len() as u64).next_multiple_of(BLOCK);
-    let len = (end - start) as usize;
-    landing.resize(landing.len().max(len + BLOCK as usize), 0);
-    let skip = landing.as_ptr().align_offset(BLOCK as usize);
-    let blocks = landing.get_mut(skip..skip + len).ok_or(io::ErrorKind::OutOfMemory)?;
-    file.read_exact_at(blocks, start)?;
-    let from = (offset - start) as usize;
-    let wanted = blocks.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-    out.copy_from_slice(wanted);
-    Ok(())
+    /// Fills `out` from `offset` of a direct file, which wants whole blocks and aligned memory.
+    fn read_direct(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = offset / BLOCK_BYTES * BLOCK_BYTES;
+        let end = (offset + out.len() as u64).next_multiple_of(BLOCK_BYTES);
+        let len = (end - start) as usize;
+        let landing = &mut *self.landing.lock();
+        landing.resize(landing.len().max(len + BLOCK_BYTES as usize), 0);
+        let skip = landing.as_ptr().align_offset(BLOCK_BYTES as usize);
+        let aligned = landing.get_mut(skip..).and_then(|aligned| aligned.get_mut(..len));
+        let blocks = aligned.ok_or(io::ErrorKind::InvalidInput)?;
+        self.file.read_exact_at(blocks, start)?;
+        let from = (offset - start) as usize;
+        let wanted = blocks.get(from..from + out.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        out.copy_from_slice(wanted);
+        Ok(())
+    }
 }
 
 impl LogFile for SsdFile {
@@ -131,9 +131,7 @@ impl LogFile for SsdFile {
 
     fn read_once_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         match &self.writer {
-            Some(writer) if writer.is_direct => {
-                read_direct(&writer.file, offset, out, &mut self.landing.lock())
-            }
+            Some(writer) if writer.is_direct => writer.read_direct(offset, out),
             _ => self.read_at(offset, out),
         }
     }
@@ -162,12 +160,67 @@ impl LogFile for SsdFile {
         aio.begin(file, offset, data)
     }
 
-    fn finish_write(&self) -> io::Result<()> {
+    fn finish_write(&self) -> io::Result<bool> {
         let aio = self.writer.as_ref().and_then(|writer| writer.aio.as_ref());
-        aio.map_or(Ok(()), Aio::finish)
+        aio.map_or(Ok(true), Aio::finish)
     }
 
     fn sync(&self) -> io::Result<()> {
         self.writer()?.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::AlignedBlock;
+    use super::*;
+
+    /// A file of `blocks` blocks, each with its number in all bytes.
+    fn file_of(blocks: u8) -> (tempfile::TempDir, SsdFile) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        SsdFile::create(&path, u64::from(blocks) * BLOCK_BYTES, &[]).unwrap();
+        let file = SsdFile::open(&path, true).unwrap();
+        for n in 0..blocks {
+            let block = AlignedBlock([n; 4096]);
+            file.write_at(u64::from(n) * BLOCK_BYTES, &block.0, n % 2 == 0).unwrap();
+        }
+        (dir, file)
+    }
+
+    #[test]
+    fn both_kinds_of_reads_agree() {
+        let (_dir, file) = file_of(9);
+        let end = 9 * BLOCK_BYTES as usize;
+        for (offset, len) in
+            [(0, 1), (0, end), (4095, 2), (5000, 20_000), (end - 1, 1), (end - 4096, 4096), (3, 0)]
+        {
+            let (mut one, mut other) = (vec![1; len], vec![2; len]);
+            file.read_at(offset as u64, &mut one).unwrap();
+            file.read_once_at(offset as u64, &mut other).unwrap();
+            assert_eq!(one, other, "{len} bytes at {offset}");
+        }
+        let mut beyond = [0; 2];
+        assert!(file.read_once_at(end as u64 - 1, &mut beyond).is_err());
+    }
+
+    #[test]
+    fn a_write_that_was_begun_is_read_back_after_its_end() {
+        let (_dir, file) = file_of(4);
+        let mut found = [0; 4096];
+        for n in 100..120_u8 {
+            let block = AlignedBlock([n; 4096]);
+            if file.begin_write(BLOCK_BYTES, &block.0) {
+                assert!(!file.begin_write(0, &block.0), "one at a time");
+                assert!(file.finish_write().unwrap());
+            } else {
+                file.write_at(BLOCK_BYTES, &block.0, false).unwrap();
+            }
+            file.sync().unwrap();
+            file.read_once_at(BLOCK_BYTES, &mut found).unwrap();
+            assert_eq!(found, block.0);
+            file.read_at(BLOCK_BYTES, &mut found).unwrap();
+            assert_eq!(found, block.0);
+        }
     }
 }

@@ -354,6 +354,10 @@ impl Platform for SimPlatform {
     fn open_log(&self, path: &Path, write: bool) -> io::Result<Option<Arc<dyn LogFile>>> {
         self.0.look(|| {
             let ssd = self.0.machine.files.lock().get(&file_name(path)).cloned();
+            if let Some(ssd) = &ssd {
+                // What a process had begun when it was killed has landed by now.
+                ssd.finish()?;
+            }
             Ok(ssd.map(|ssd| Arc::new(SimFile { life: Arc::clone(&self.0), ssd, write }) as _))
         })
     }
@@ -454,12 +458,15 @@ impl LogFile for SimFile {
     }
 
     fn begin_write(&self, offset: u64, data: &[u8]) -> bool {
-        // Until the sync it may be lost or torn, as one under way may be.
-        self.write_at(offset, data, false).is_ok()
+        // Now and then the kernel takes none.
+        let takes = self.life.rng.lock().chance(7, 8);
+        takes && self.life.look(|| Ok(self.ssd.begin(offset, data))).unwrap_or(false)
     }
 
-    fn finish_write(&self) -> io::Result<()> {
-        self.life.look(|| self.ssd.finish())
+    fn finish_write(&self) -> io::Result<bool> {
+        self.life.effect(|| self.ssd.finish())?;
+        // Now and then it ended too early.
+        Ok(self.life.rng.lock().chance(7, 8))
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -267,6 +267,30 @@ fn a_write_begun_ahead_of_its_flush_that_fails_is_not_believed() {
 }
 
 #[test]
+fn one_thread_finishes_what_another_has_begun() {
+    for round in 0..12 {
+        let mut world = World::new(round, 3);
+        let mut rng = world.rng.fork();
+        let (mut running, mut volume) = world.boot_and_check();
+        for _ in 0..6 {
+            // The first flush of another lane comes while flushes are still expected.
+            workload::commit_often(&mut world.oracle, &volume, 12).unwrap();
+            let errors = workload::commit_together(&mut world.oracle, &volume, &mut rng, 5);
+            assert!(errors.is_empty(), "{errors:?}");
+        }
+        drop(volume);
+        match round % 3 {
+            0 => world.kill(running),
+            1 => world.cut_power(running),
+            _ => running.drain(),
+        }
+        (running, volume) = world.boot_and_check();
+        drop(volume);
+        running.end();
+    }
+}
+
+#[test]
 fn unaligned_writes_into_one_sector_at_once() {
     let mut world = World::new(7, 1);
     for round in 0..20_u8 {

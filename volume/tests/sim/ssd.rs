@@ -44,6 +44,8 @@ struct State {
     /// Content of the ranges of `unsynced`, in the same order.
     contents: Vec<Vec<u8>>,
     bad_sync: Option<BadSync>,
+    /// The write that was begun and is not finished.
+    under_way: Option<(u64, Vec<u8>)>,
     /// The next write that was begun ends badly.
     bad_end: bool,
     syncs_held: bool,
@@ -60,6 +62,7 @@ impl Ssd {
             unsynced: Vec::new(),
             contents: Vec::new(),
             bad_sync: None,
+            under_way: None,
             bad_end: false,
             syncs_held: false,
         };
@@ -80,6 +83,17 @@ impl Ssd {
 
     pub(crate) fn write(&self, offset: u64, data: &[u8], durable: bool) -> io::Result<()> {
         let mut state = self.state.lock();
+        assert!(state.under_way.is_none(), "a write before the one that was begun has ended");
+        self.write_locked(&mut state, offset, data, durable)
+    }
+
+    fn write_locked(
+        &self,
+        state: &mut State,
+        offset: u64,
+        data: &[u8],
+        durable: bool,
+    ) -> io::Result<()> {
         let range = offset as usize..offset as usize + data.len();
         if range.end > state.visible.len() {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
@@ -101,6 +115,7 @@ impl Ssd {
 
     pub(crate) fn sync(&self) -> io::Result<()> {
         let mut state = self.state.lock();
+        assert!(state.under_way.is_none(), "a sync before the write that was begun has ended");
         if let Some(bad) = state.bad_sync.take() {
             return Err(state.fail_sync(bad));
         }
@@ -111,12 +126,24 @@ impl Ssd {
         Ok(())
     }
 
-    /// The end of a write that was begun.
-    pub(crate) fn finish(&self) -> io::Result<()> {
-        match std::mem::take(&mut self.state.lock().bad_end) {
-            true => Err(io::Error::from_raw_os_error(libc::EIO)),
-            false => Ok(()),
+    /// Begins a write, unless one is under way.
+    pub(crate) fn begin(&self, offset: u64, data: &[u8]) -> bool {
+        let under_way = &mut self.state.lock().under_way;
+        let is_free = under_way.is_none();
+        if is_free {
+            *under_way = Some((offset, data.to_vec()));
         }
+        is_free
+    }
+
+    /// The end of the write that was begun, if one was; also of one whose process is gone.
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        let mut state = self.state.lock();
+        let Some((offset, data)) = state.under_way.take() else { return Ok(()) };
+        if std::mem::take(&mut state.bad_end) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.write_locked(&mut state, offset, &data, false)
     }
 
     /// Syncs and durable writes wait from now on, or no longer.
@@ -143,6 +170,8 @@ impl Ssd {
 
     /// The power is cut.
     pub(crate) fn cut_power(&self, rng: &mut Rng) {
+        // As much of what was under way as of anything else.
+        let _ = self.finish();
         let mut state = self.state.lock();
         for (range, data) in state.take_unsynced() {
             let fate = rng.below(3);

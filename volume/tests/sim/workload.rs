@@ -26,13 +26,43 @@ pub(crate) fn run(
     rng: &mut Rng,
     requests: u64,
 ) -> Vec<Error> {
+    run_lanes(oracle, volume, rng, requests, request)
+}
+
+/// As [`commit_often`], on all lanes at once.
+pub(crate) fn commit_together(
+    oracle: &mut Oracle,
+    volume: &Arc<Volume>,
+    rng: &mut Rng,
+    commits: u64,
+) -> Vec<Error> {
+    run_lanes(oracle, volume, rng, commits, |seed, learned, volume, rng| {
+        let lane = &mut learned.lane;
+        lane_write(seed, lane, volume, lane.base + rng.below(64), 1)?;
+        let begun = now();
+        flush(volume)?;
+        learned.flushed = begun;
+        Ok(())
+    })
+}
+
+/// What a lane's thread does again and again.
+type Step = fn(u64, &mut Learned, &Arc<Volume>, &mut Rng) -> Result<(), Error>;
+
+fn run_lanes(
+    oracle: &mut Oracle,
+    volume: &Arc<Volume>,
+    rng: &mut Rng,
+    steps: u64,
+    step: Step,
+) -> Vec<Error> {
     let seed = oracle.volume;
     let threads: Vec<_> = oracle
         .lanes
         .drain(..)
         .map(|lane| {
             let (volume, rng) = (Arc::clone(volume), rng.fork());
-            thread::spawn(move || run_lane(seed, lane, &volume, rng, requests))
+            thread::spawn(move || run_lane(seed, lane, &volume, rng, steps, step))
         })
         .collect();
     let learned: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
@@ -48,7 +78,7 @@ pub(crate) fn run(
     errors
 }
 
-/// Writes as a database does to its log, each followed by a flush.
+/// Writes on the first lane as a database does to its log, each followed by a flush.
 pub(crate) fn commit_often(
     oracle: &mut Oracle,
     volume: &Arc<Volume>,
@@ -56,9 +86,8 @@ pub(crate) fn commit_often(
 ) -> Result<(), Error> {
     let seed = oracle.volume;
     for at in 0..commits {
-        if let Some(lane) = oracle.lanes.first_mut() {
-            lane_write(seed, lane, volume, lane.base + at, 1)?;
-        }
+        let lane = oracle.lanes.first_mut().expect("a lane");
+        lane_write(seed, lane, volume, lane.base + at, 1)?;
         let begun = now();
         flush(volume)?;
         oracle.flushed(begun);
@@ -66,10 +95,17 @@ pub(crate) fn commit_often(
     Ok(())
 }
 
-fn run_lane(seed: u64, lane: Lane, volume: &Arc<Volume>, mut rng: Rng, requests: u64) -> Learned {
+fn run_lane(
+    seed: u64,
+    lane: Lane,
+    volume: &Arc<Volume>,
+    mut rng: Rng,
+    steps: u64,
+    step: Step,
+) -> Learned {
     let mut learned = Learned { lane, flushed: 0, uploaded: 0, error: None };
-    for _ in 0..requests {
-        if let Err(error) = request(seed, &mut learned, volume, &mut rng) {
+    for _ in 0..steps {
+        if let Err(error) = step(seed, &mut learned, volume, &mut rng) {
             learned.error = Some(error);
             break;
         }

@@ -70,7 +70,7 @@ impl Header {
         }
     }
 
-    /// How many bytes of a file it brings or asks for.
+    /// How many bytes the request brings (data or names) or, if it is a read, asks for.
     pub(super) fn data_bytes(&self) -> usize {
         match self.opcode {
             // `fuse_read_in`: fh u64, offset u64, size u32.

@@ -21,16 +21,16 @@ impl Crowds {
         Self { start: Instant::now(), noted }
     }
 
-    /// Notes that the queue `id` has a crowd; tells how many have, this one included.
+    /// Notes that the queue `id` has a crowd; tells how many have, this one included. There is no end
+    /// of them if the queue is not one of those counted.
     pub(super) fn note(&self, id: u16) -> usize {
         self.note_at(id, self.start.elapsed())
     }
 
     fn note_at(&self, id: u16, now: Duration) -> usize {
         let now = now.as_nanos() as u64 + 1;
-        if let Some(own) = self.noted.get(usize::from(id)) {
-            own.store(now, Ordering::Relaxed);
-        }
+        let Some(own) = self.noted.get(usize::from(id)) else { return usize::MAX };
+        own.store(now, Ordering::Relaxed);
         let lately = now.saturating_sub(LASTS.as_nanos() as u64).max(1);
         self.noted.iter().filter(|noted| noted.load(Ordering::Relaxed) >= lately).count()
     }

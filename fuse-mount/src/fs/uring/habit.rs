@@ -5,14 +5,14 @@
 //!
 //! Where small requests come many at once, nobody waits for anybody to wake up: there is always more
 //! to do for both. So the thread goes to another core, and program and thread work at the same time.
-//! On two cores that was worth a quarter of the 4 KiB writes per second, and more of the reads. Large
+//! On two cores that is worth a quarter of the 4 KiB writes per second, and more of the reads. Large
 //! requests do not count: copying their data is most of the work, which is cheaper at home. And where
 //! programs of so many cores have crowds that no core is left, all stay at home.
 //!
 //! Where at least every fifth request is a sync, as in a database's log, the thread sleeps most of
 //! the time until the SSD has written, and the device may interrupt another core. So it may go on
 //! there, and the program that it wakes goes there too. On two cores of a virtual machine whose disk
-//! interrupts one of them, that was worth a seventh of the syncs per second.
+//! interrupts one of them, that is worth a seventh of the syncs per second.
 
 /// Most other requests between two syncs that count as in a row.
 const OTHERS_MAX: u32 = 4;
@@ -21,7 +21,7 @@ const SYNCS_MIN: u32 = 8;
 /// After so many requests without a sync it may not any more.
 const BACK_AFTER: u32 = 16;
 
-/// Largest request that counts as small.
+/// Largest request that counts as small, as do all that have no data.
 const SMALL_BYTES_MAX: usize = 16 << 10;
 /// From so many small requests a round on, it is a crowd ...
 const CROWD_MIN: u32 = 6;

@@ -26,7 +26,9 @@ struct Cores {
     away: CpuSet,
     /// What the thread had at first.
     anywhere: CpuSet,
-    /// What it was given last. Whatever else it has, it has from somebody else.
+    /// How many those are.
+    count: usize,
+    /// What it has by our doing. Whatever else it has, it has from somebody else.
     given: CpuSet,
 }
 
@@ -52,8 +54,7 @@ impl Place {
     /// Takes notice that all the requests of a round are carried out.
     pub(super) fn note_round(&mut self) {
         let Some(cores) = &self.cores else { return };
-        let count = cores.anywhere.count() as usize;
-        let moves = self.habit.note_round(|| self.crowds.note(self.core) * 2 <= count);
+        let moves = self.habit.note_round(|| self.crowds.note(self.core) <= cores.count / 2);
         self.go(moves);
     }
 
@@ -75,22 +76,26 @@ impl Cores {
         home.set(core);
         let mut away = anywhere;
         away.unset(core);
-        Self { home, away, anywhere, given: anywhere }.give(Spot::Home)
+        let count = anywhere.count() as usize;
+        Self { home, away, anywhere, count, given: anywhere }.give(Spot::Home)
     }
 
     /// Has the calling thread run on `spot`. `None` if that is not ours to decide any more.
     fn give(mut self, spot: Spot) -> Option<Self> {
         let has = sched_getaffinity(None).ok()?;
         if has != self.given {
-            log::debug!("somebody has moved a queue's thread; it stays there");
+            log::debug!("the cores of a queue's thread were changed from outside; it stays there");
             return None;
         }
-        self.given = match spot {
-            Spot::Home => self.home,
-            Spot::Away => self.away,
-            Spot::Anywhere => self.anywhere,
+        let wanted = match spot {
+            Spot::Home => &self.home,
+            Spot::Away => &self.away,
+            Spot::Anywhere => &self.anywhere,
         };
-        sched_setaffinity(None, &self.given).ok()?;
+        // Refused where none of them is to be had now. The kernel may give fewer than asked for.
+        if sched_setaffinity(None, wanted).is_ok() {
+            self.given = sched_getaffinity(None).ok()?;
+        }
         Some(self)
     }
 }
@@ -100,7 +105,8 @@ mod tests {
     use super::*;
 
     fn place_on(core: usize) -> Place {
-        Place::on(core as u16, Arc::new(Crowds::new(1)))
+        let core = core as u16;
+        Place::on(core, Arc::new(Crowds::new(core.saturating_add(1))))
     }
 
     fn cores() -> CpuSet {

@@ -168,6 +168,8 @@ mod tests {
             let payload = unsafe { slots.request_payload(lease, usize::MAX) };
             assert!(payload.len() >= 5000 && payload.iter().all(|found| *found == byte));
         }
+        let first_pages: Vec<_> = (0..3).map(|slot| slots.payload_at(slot) as usize).collect();
+        assert!(first_pages.windows(2).all(|pair| !(pair[1] - pair[0]).is_power_of_two()));
         assert!(slots.iovecs(3).is_none());
         // SAFETY: there is no such entry.
         assert!(unsafe { slots.lease(3) }.is_none());
