@@ -56,7 +56,7 @@ impl LogData {
             .map_err(|e| Error::local(&self.path, "read the log", e))
     }
 
-    /// As [`Self::read_ring`], for who will not read it again.
+    /// As [`Self::read_ring`], for a caller that will not read it again.
     pub(super) fn read_ring_once(&self, pos: LogPos, out: &mut [u8]) -> Result<()> {
         self.file
             .read_once_at(self.layout.file_offset(pos), out)

@@ -1,10 +1,10 @@
 //! A log file on a real SSD: direct writes, and reads of two kinds.
 //!
 //! Writes bypass the page cache (`O_DIRECT`), because a log is written once and read from
-//! memory; one at a time may go on while its thread does something else. What is read on behalf of a reader of the volume, who may come again, goes through the page
-//! cache; the kernel drops cached pages that a direct write overwrites. What is read once, in order,
-//! bypasses it: filling the cache costs more than the read. Where a file system has no direct I/O
-//! (tmpfs), all goes through the cache.
+//! memory; one at a time may go on while its thread does something else. What is read on behalf of
+//! a reader of the volume, who may come again, goes through the page cache; the kernel drops cached
+//! pages that a direct write overwrites. What is read once, in order, bypasses it: filling the cache
+//! costs more than the read. Where a file system has no direct I/O (tmpfs), all goes through it.
 
 use std::fs::{File, OpenOptions};
 use std::io;

@@ -37,13 +37,17 @@ pub(crate) fn commit_together(
     commits: u64,
 ) -> Vec<Error> {
     run_lanes(oracle, volume, rng, commits, |seed, learned, volume, rng| {
-        let lane = &mut learned.lane;
-        lane_write(seed, lane, volume, lane.base + rng.below(64), 1)?;
-        let begun = now();
-        flush(volume)?;
-        learned.flushed = begun;
+        learned.flushed = commit(seed, &mut learned.lane, volume, rng.below(64))?;
         Ok(())
     })
+}
+
+/// Writes the sector `at` of the lane and flushes; returns when the flush was begun.
+fn commit(seed: u64, lane: &mut Lane, volume: &Arc<Volume>, at: u64) -> Result<u64, Error> {
+    lane_write(seed, lane, volume, lane.base + at, 1)?;
+    let begun = now();
+    flush(volume)?;
+    Ok(begun)
 }
 
 /// What a lane's thread does again and again.
@@ -87,9 +91,7 @@ pub(crate) fn commit_often(
     let seed = oracle.volume;
     for at in 0..commits {
         let lane = oracle.lanes.first_mut().expect("a lane");
-        lane_write(seed, lane, volume, lane.base + at, 1)?;
-        let begun = now();
-        flush(volume)?;
+        let begun = commit(seed, lane, volume, at)?;
         oracle.flushed(begun);
     }
     Ok(())

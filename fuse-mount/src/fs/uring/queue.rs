@@ -130,13 +130,13 @@ impl Queue {
     ) -> io::Result<()> {
         let (mut answers, mut scratch) = (Vec::new(), Vec::new());
         loop {
-            let comes_something = !requests.is_empty();
+            let is_round = !requests.is_empty();
             self.waiting.store(requests.len(), Ordering::Relaxed);
             for slot in requests.drain(..) {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.carry_out(fs, slot, &mut scratch, &mut place);
             }
-            if comes_something {
+            if is_round {
                 place.note_round();
             }
             {
