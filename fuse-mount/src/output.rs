@@ -193,8 +193,11 @@ impl Progress {
         }
         let first = *self.first.get_or_insert(left);
         self.show_text(|seconds| {
-            let rate = (first.saturating_sub(left) as f64 / seconds) as u64;
-            format!("{} left for the store, {}/s", show_bytes(left), show_bytes(rate))
+            let rate = match first.saturating_sub(left) {
+                0 => String::new(),
+                sent => format!(", {}/s", show_bytes((sent as f64 / seconds) as u64)),
+            };
+            format!("{} left for the store{rate}", show_bytes(left))
         });
     }
 

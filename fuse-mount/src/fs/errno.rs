@@ -35,6 +35,8 @@ impl Errno {
             Self::ENOENT | Self::EEXIST => log::debug!("{what}: {error}"),
             // The engine says it once per outage.
             _ if matches!(error, Error::StoreTimeout { .. }) => log::debug!("{what}: {error}"),
+            // So does the daemon when it ends, and there may be many requests under way then.
+            Self::ESHUTDOWN => log::debug!("{what}: {error}"),
             _ => log::warn!("{what}: {error} (errno {})", errno.0),
         }
         errno

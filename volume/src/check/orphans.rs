@@ -268,7 +268,7 @@ impl All<'_> {
         let bytes: u64 = page.objects.iter().map(|object| object.size).sum();
         let more = if page.truncated { " or more" } else { "" };
         let detail = format!(
-            "{}{more} objects that some hosts tried the store with, or are trying it",
+            "{}{more} objects by which hosts tried out the store; one may be at it now",
             page.objects.len()
         );
         let advice = "delete them by hand while no host mounts for the first time";

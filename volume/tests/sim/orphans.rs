@@ -89,6 +89,18 @@ fn check_removes_what_a_creation_left() {
 }
 
 #[test]
+fn check_leaves_the_log_of_what_may_have_been_more_than_a_creation() {
+    let mut world = with_data(225);
+    let gone = objects(&world).into_iter().chain(keys(&world, "volumes/"));
+    gone.for_each(|key| world.store.delete(&key).unwrap());
+    let running = boot(&mut world);
+    one_orphan(&running);
+    assert!(keys(&world, "data/").is_empty());
+    assert_eq!(world.machine.logs(), 1);
+    running.end();
+}
+
+#[test]
 fn check_finishes_deletions() {
     let steps = [
         "delete.fence",
