@@ -55,12 +55,7 @@ impl FlushState {
 
     /// The orders for a round that begins now.
     pub(super) fn take_round(&mut self) -> Round {
-        Round {
-            waiters: std::mem::take(&mut self.waiters),
-            ahead: false,
-            idle: false,
-            stop: self.stop,
-        }
+        Round { waiters: std::mem::take(&mut self.waiters), idle: false, stop: self.stop }
     }
 
     /// Takes those out whose records are safe by now.
@@ -93,8 +88,6 @@ pub(super) struct Turn {
 /// One round's orders.
 pub(super) struct Round {
     pub(super) waiters: Vec<Waiter>,
-    /// Nobody asked yet, but somebody is about to.
-    pub(super) ahead: bool,
     /// Nobody asked; the log has been left alone for a while.
     pub(super) idle: bool,
     pub(super) stop: bool,

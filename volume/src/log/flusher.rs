@@ -42,7 +42,7 @@ impl WriteLog {
             let head = self.head.lock();
             (head.pos(), head.seq())
         };
-        self.flush_ahead.store(flush.expects_another(newest), Ordering::Relaxed);
+        self.expects_flush.store(flush.expects_another(newest), Ordering::Relaxed);
         if flush.synced >= target {
             drop(flush);
             return done(Ok(()));
@@ -51,15 +51,17 @@ impl WriteLog {
         drop(flush);
         // Handing over to the thread costs more than the sync itself on a fast SSD. If nobody is
         // at it, do it here; otherwise whoever is at it looks after this one.
-        self.try_round(false);
+        self.try_round();
     }
 
     /// Called before a write is answered: where every write so far was followed by a flush, the SSD
     /// gets the record now, and writes while whoever wrote gets the answer and asks for the flush.
     pub(crate) fn write_ahead(&self) {
-        if !self.flush_ahead.load(Ordering::Relaxed) {
+        if !self.expects_flush.load(Ordering::Relaxed) {
             return;
         }
+        // Once only, until the flush has come.
+        self.expects_flush.store(false, Ordering::Relaxed);
         let Some(mut turn) = self.rounds.try_lock() else { return };
         if turn.begun.is_none() && self.flush_failed.get().is_none() {
             turn.begun = self.begin_write();
@@ -81,20 +83,10 @@ impl WriteLog {
         self.data.file.begin_write(at, bytes).then_some(sealed)
     }
 
-    /// Called after a write was answered: where every write so far was followed by a flush, begins
-    /// with it before it is asked for.
-    pub(crate) fn flush_ahead(&self) {
-        if self.flush_ahead.load(Ordering::Relaxed) {
-            // Once only, until the flush has come.
-            self.flush_ahead.store(false, Ordering::Relaxed);
-            self.try_round(true);
-        }
-    }
-
     /// Does a round, if nobody is at one.
-    fn try_round(&self, ahead: bool) {
+    fn try_round(&self) {
         let Some(mut turn) = self.rounds.try_lock() else { return };
-        let round = Round { ahead, ..self.flush.lock().take_round() };
+        let round = self.flush.lock().take_round();
         // Whoever waited has the outcome; a failure ends the thread at its next round.
         let _ = self.carry_out(round, &mut turn);
         self.end_turn(turn);
@@ -170,11 +162,10 @@ impl WriteLog {
 
     /// Waits until there is something to do.
     fn next_round(&self) -> Round {
-        let threshold = self.data.layout.window_bytes() / 8;
         let mut flush = self.flush.lock();
         let mut idle = false;
         while flush.waiters.is_empty() && !flush.woken && !flush.stop && !idle {
-            let wake_at = flush.written.plus(threshold);
+            let wake_at = flush.written.plus(self.wake_bytes());
             self.flush_wake_at.store(wake_at.get(), Ordering::SeqCst);
             let end = self.end();
             if end >= wake_at {
@@ -200,7 +191,7 @@ impl WriteLog {
         if let Some(end) = turn.begun.take() {
             self.platform.failpoint("log.begun")?;
             if self.data.file.finish_write()? {
-                self.flush.lock().written = end;
+                self.note_written(end);
             }
         }
         let (sealed, next_seq) = self.seal();
@@ -210,8 +201,7 @@ impl WriteLog {
         };
         // Memory is given up only for what is safe, so it must not run out of that.
         let unsafe_bytes = sealed.since(synced) >= self.data.layout.window_bytes() / 4;
-        let asked = !round.waiters.is_empty() || round.ahead;
-        let sync_wanted = asked || round.idle || round.stop || unsafe_bytes;
+        let sync_wanted = !round.waiters.is_empty() || round.idle || round.stop || unsafe_bytes;
         // A write that is durable by itself spares the sync, if nothing else waits for one.
         let durable_write = sync_wanted && written == synced;
         self.write_out(written, sealed, durable_write)?;
@@ -255,8 +245,26 @@ impl WriteLog {
             self.data.file.write_at(self.data.layout.file_offset(at), bytes, durable)?;
             at = at.plus(len);
         }
-        self.flush.lock().written = to;
+        self.note_written(to);
         Ok(())
+    }
+
+    fn note_written(&self, to: LogPos) {
+        let mut flush = self.flush.lock();
+        flush.written = to;
+        // The flusher may be waiting for this much, which is not left for it any more.
+        let later = to.plus(self.wake_bytes()).get();
+        let put_off = |wake_at| match wake_at {
+            0 | u64::MAX => None,
+            wake_at => Some(later.max(wake_at)),
+        };
+        // Under the lock, as the flusher sets it. Unchanged if it is not waiting for any amount.
+        let _ = self.flush_wake_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, put_off);
+    }
+
+    /// So much unwritten wakes the flusher.
+    fn wake_bytes(&self) -> u64 {
+        self.data.layout.window_bytes() / 8
     }
 
     /// A piece to be written.

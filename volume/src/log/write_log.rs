@@ -68,8 +68,8 @@ pub(crate) struct WriteLog {
     pub(super) flush_failed: OnceLock<Error>,
     pub(super) flush: Mutex<FlushState>,
     pub(super) flush_wake: Condvar,
-    /// Whether the next write should be made safe before anybody asks.
-    pub(super) flush_ahead: AtomicBool,
+    /// Whether the next write is likely to be followed by a flush.
+    pub(super) expects_flush: AtomicBool,
     /// The position at which an append wakes the flusher.
     pub(super) flush_wake_at: AtomicU64,
     tail_signal: TailSignal,
@@ -110,7 +110,7 @@ impl WriteLog {
             flush_failed: OnceLock::new(),
             flush: Mutex::new(FlushState::new(start)),
             flush_wake: Condvar::new(),
-            flush_ahead: AtomicBool::new(false),
+            expects_flush: AtomicBool::new(false),
             flush_wake_at: AtomicU64::new(0),
             tail_signal: TailSignal::default(),
             headers: Mutex::new(parts.headers),

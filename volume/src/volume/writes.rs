@@ -53,7 +53,6 @@ impl Volume {
         }
         writer.log.write_ahead();
         done(Ok(()));
-        writer.log.flush_ahead();
     }
 
     /// Discards a range: it reads as zeroes afterwards.
