@@ -66,6 +66,7 @@
 //! `transition`, `changing` and `log.headers`, which no request on data takes, and `Follower::at`,
 //! for which only threads that may wait for the store wait.
 
+mod background;
 mod batch;
 pub mod cache;
 mod cache_dir;

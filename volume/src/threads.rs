@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::background::{Background, Duty};
 use crate::batch::{Orders, Position, Sequencer};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -78,12 +79,14 @@ fn start_each(core: &Arc<Core>, writer: &Writer, position: Position) -> Result<(
         Box::new(move || at_end.refuse_flushes()),
     )?;
 
+    let background = Arc::new(Background::new(Arc::clone(&core.platform)));
     let (orders, ending) = (Arc::clone(&writer.orders), Arc::clone(core));
     let sequencer = Sequencer::new(
         Arc::clone(core),
         Arc::clone(&writer.log),
         Arc::clone(&orders),
         Arc::clone(&writer.cleaner),
+        Arc::clone(&background),
         position,
     );
     spawn(
@@ -94,9 +97,8 @@ fn start_each(core: &Arc<Core>, writer: &Writer, position: Position) -> Result<(
 
     let cleaner = Arc::clone(&writer.cleaner);
     let at_end = Arc::clone(&cleaner);
-    let paced = Arc::clone(core);
     let body = move || {
-        let _ = paced.platform.background_thread();
+        let _member = background.join(Duty::Clean);
         cleaner.run()
     };
     spawn("lsvd-gc", Box::new(body), Box::new(move || at_end.stop()))?;

@@ -13,7 +13,6 @@ mod buffers;
 mod builder;
 mod encode;
 mod orders;
-mod pace;
 mod sequencer;
 mod uploader;
 

@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use super::buffers::Buffers;
 use super::builder::Batch;
 use super::encode::encode;
-use super::pace::PaceSetter;
+use crate::background::{Background, Duty};
 use crate::cache::FrameKey;
 use crate::checkpoint::KeptLeaf;
 use crate::core::Core;
@@ -26,7 +26,6 @@ use crate::format::{DataHeader, ObjectHeader, SharedExtent, SharedHeader, Stamp,
 use crate::health::count;
 use crate::log::WriteLog;
 use crate::map::LeafItem;
-use crate::platform::Pace;
 use crate::stream::Created;
 use crate::units::ObjectSeq;
 
@@ -80,7 +79,6 @@ pub(crate) enum Outcome {
 pub(crate) struct Uploaders {
     jobs: Sender<Job>,
     stop: Arc<Stop>,
-    pace: Arc<PaceSetter>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -111,13 +109,13 @@ impl Uploaders {
         core: &Arc<Core>,
         log: &Arc<WriteLog>,
         buffers: &Arc<Buffers>,
+        background: &Arc<Background>,
         count: usize,
         done: impl Fn(ObjectSeq, Outcome) + Send + Sync + 'static,
     ) -> Result<Self> {
         let (jobs, todo) = unbounded::<Job>();
         let stop = Arc::new(Stop::default());
         let done = Arc::new(done);
-        let pace = Arc::new(PaceSetter::new(Arc::clone(&core.platform)));
         let mut threads = Vec::new();
         for i in 1..=count {
             let worker = Worker {
@@ -125,25 +123,20 @@ impl Uploaders {
                 log: Arc::clone(log),
                 buffers: Arc::clone(buffers),
                 stop: Arc::clone(&stop),
-                pace: Arc::clone(&pace),
+                background: Arc::clone(background),
             };
             let (todo, done) = (todo.clone(), Arc::clone(&done));
             let body = Box::new(move || worker.run(&todo, &*done));
             let spawned = core.platform.spawn(&format!("lsvd-put-{i}"), body);
             threads.push(spawned.map_err(|e| Error::local("lsvd-put", "start the thread", e))?);
         }
-        Ok(Self { jobs, stop, pace, threads })
+        Ok(Self { jobs, stop, threads })
     }
 
     /// Hands over a job.
     pub(crate) fn submit(&self, job: Job) {
         // The receivers live as long as `self`, unless they panicked, which poisons.
         let _ = self.jobs.send(job);
-    }
-
-    /// Sets how the threads share the processors with other work.
-    pub(crate) fn set_pace(&self, pace: Pace) {
-        self.pace.set(pace);
     }
 
     /// Ends the threads; attempts under way finish, none is begun again.
@@ -166,12 +159,12 @@ struct Worker {
     log: Arc<WriteLog>,
     buffers: Arc<Buffers>,
     stop: Arc<Stop>,
-    pace: Arc<PaceSetter>,
+    background: Arc<Background>,
 }
 
 impl Worker {
     fn run(&self, todo: &Receiver<Job>, done: &impl Fn(ObjectSeq, Outcome)) {
-        let _paced = self.pace.join();
+        let _member = self.background.join(Duty::Upload);
         let volume = self.core.name();
         let body = || {
             while let Ok(job) = todo.recv() {

@@ -1,5 +1,6 @@
 //! What is asked of the flusher, and how far the file is.
 
+use super::sync_core::SyncTally;
 use crate::error::Result;
 use crate::units::{LogPos, LogSeq, ObjectSeq};
 
@@ -83,6 +84,7 @@ impl FlushState {
 pub(super) struct Turn {
     /// Where the write ends that was begun for the next round.
     pub(super) begun: Option<LogPos>,
+    pub(super) syncs: SyncTally,
 }
 
 /// One round's orders.

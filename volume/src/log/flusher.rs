@@ -211,6 +211,9 @@ impl WriteLog {
                 self.data.file.sync()?;
             }
             self.platform.failpoint("log.synced")?;
+            if let Some(core) = self.platform.this_core() {
+                self.note_sync(core, turn);
+            }
             self.data.memory.set_safe(sealed);
             self.flush.lock().synced = sealed;
             self.durable_seq.fetch_max(next_seq.get().saturating_sub(1), Ordering::Relaxed);
@@ -220,6 +223,18 @@ impl WriteLog {
         }
         self.make_room();
         Ok(())
+    }
+
+    fn note_sync(&self, core: usize, turn: &mut Turn) {
+        let now = || self.platform.monotonic();
+        if let Some(core) = turn.syncs.note(core, now) {
+            self.sync_core.set(core, now());
+        }
+    }
+
+    /// The core on which most syncs are carried out, if there are many.
+    pub(crate) fn sync_core(&self) -> Option<usize> {
+        self.sync_core.get(self.platform.monotonic())
     }
 
     /// Ends the current block and waits until all before it is filled.

@@ -14,8 +14,9 @@
 //!
 //! Files: [`layout`] where a position lies · `head` who may take the next one · `memory`
 //! the window · `data` file and memory together · `header_pair` the file's two headers · `write_log` append and release ·
-//! `flusher` the thread, `flush_state` its orders · `tail` reading in order for the sequencer · `tail_signal` waking it · `fetch` reading a
-//! piece for a reader · `scan` what a crash left · `open` making and opening a log.
+//! `flusher` the thread, `flush_state` its orders, `sync_core` where syncs are carried out · `tail` reading in order for the
+//! sequencer · `tail_signal` waking it · `fetch` reading a piece for a reader · `scan` what a crash left ·
+//! `open` making and opening a log.
 
 mod ages;
 mod data;
@@ -28,6 +29,7 @@ pub(crate) mod layout;
 mod memory;
 mod open;
 mod scan;
+mod sync_core;
 mod tail;
 mod tail_signal;
 mod write_log;

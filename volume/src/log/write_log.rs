@@ -11,6 +11,7 @@ use super::data::LogData;
 use super::flush_state::{FlushState, Turn};
 use super::head::{Head, Limits, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
+use super::sync_core::SyncCore;
 use super::tail_signal::TailSignal;
 use crate::core::step_of;
 use crate::error::{Error, Result};
@@ -70,6 +71,8 @@ pub(crate) struct WriteLog {
     pub(super) flush_wake: Condvar,
     /// Whether the next write is likely to be followed by a flush.
     pub(super) expects_flush: AtomicBool,
+    /// On which core that is done.
+    pub(super) sync_core: SyncCore,
     /// The position at which an append wakes the flusher.
     pub(super) flush_wake_at: AtomicU64,
     tail_signal: TailSignal,
@@ -111,6 +114,7 @@ impl WriteLog {
             flush: Mutex::new(FlushState::new(start)),
             flush_wake: Condvar::new(),
             expects_flush: AtomicBool::new(false),
+            sync_core: SyncCore::default(),
             flush_wake_at: AtomicU64::new(0),
             tail_signal: TailSignal::default(),
             headers: Mutex::new(parts.headers),

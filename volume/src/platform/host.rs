@@ -14,10 +14,8 @@ use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, fallocate};
 
 use super::ssd_file::SsdFile;
-use super::{LogBuffer, LogFile, Pace, Platform, ThreadId};
-
-/// How nice background threads are.
-const BACKGROUND_NICE: libc::c_int = 15;
+use super::thread::HostThread;
+use super::{LogBuffer, LogFile, Platform, ThreadControl, may_idle};
 
 /// The machine this process runs on.
 ///
@@ -28,7 +26,7 @@ pub struct Host {
     started: Instant,
     abort_at: Option<(String, Mutex<u32>)>,
     shared_memory: Option<PathBuf>,
-    paces_change: bool,
+    may_idle: bool,
 }
 
 impl Default for Host {
@@ -48,7 +46,7 @@ impl Host {
             started: Instant::now(),
             abort_at,
             shared_memory: lasting_tmpfs(),
-            paces_change: paces_change(),
+            may_idle: may_idle(),
         }
     }
 
@@ -56,24 +54,6 @@ impl Host {
         let in_memory = self.shared_memory.as_ref().map(|d| d.join(format!("lsvd-{id:032x}")));
         in_memory.into_iter().chain([dir.join(format!("{id:032x}.buffer"))]).collect()
     }
-}
-
-/// Puts a thread (0 for the calling one) into the kernel's class of that pace.
-fn set_scheduler(thread: i32, pace: Pace) -> bool {
-    let class = match pace {
-        Pace::Idle => libc::SCHED_IDLE,
-        Pace::Steady => libc::SCHED_OTHER,
-    };
-    let parameter = libc::sched_param { sched_priority: 0 };
-    // SAFETY: plain numbers and a parameter that outlives the call.
-    unsafe { libc::sched_setscheduler(thread, class, &raw const parameter) == 0 }
-}
-
-/// Whether a thread that was made idle can be made busy again. An ordinary user may be refused
-/// that, and then none must become idle.
-fn paces_change() -> bool {
-    let there_and_back = || set_scheduler(0, Pace::Idle) && set_scheduler(0, Pace::Steady);
-    thread::spawn(there_and_back).join().unwrap_or(false)
 }
 
 /// A tmpfs whose files outlive the process: not in a container, which has its own and loses
@@ -142,15 +122,12 @@ impl Platform for Host {
         thread::Builder::new().name(name.to_owned()).spawn(body)
     }
 
-    fn background_thread(&self) -> Option<ThreadId> {
-        // SAFETY: plain numbers; 0 means the calling thread. A refusal costs nothing but speed.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICE) };
-        self.paces_change.then(|| ThreadId(rustix::thread::gettid().as_raw_nonzero().get()))
+    fn this_thread(&self) -> Option<Box<dyn ThreadControl>> {
+        Some(Box::new(HostThread::caller(self.may_idle)))
     }
 
-    fn set_pace(&self, thread: ThreadId, pace: Pace) {
-        // What is refused costs nothing but speed.
-        let _ = set_scheduler(thread.0, pace);
+    fn this_core(&self) -> Option<usize> {
+        Some(rustix::thread::sched_getcpu())
     }
 
     fn failpoint(&self, name: &'static str) -> io::Result<()> {

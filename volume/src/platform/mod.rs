@@ -14,6 +14,7 @@ mod aio;
 mod buffer;
 mod host;
 mod ssd_file;
+mod thread;
 
 use std::fmt;
 use std::io;
@@ -24,10 +25,8 @@ use std::time::Duration;
 
 pub use buffer::LogBuffer;
 pub use host::Host;
-
-/// A background thread of this process, as the machine numbers it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ThreadId(i32);
+pub use thread::ThreadCores;
+pub(crate) use thread::may_idle;
 
 /// How a background thread shares the processors with other work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +35,16 @@ pub enum Pace {
     Idle,
     /// Behind others, but it gets on.
     Steady,
+}
+
+/// A thread of this process that has not ended, for others to control. What is refused costs nothing
+/// but speed.
+pub trait ThreadControl: Send + fmt::Debug {
+    /// Has it make way for others, in that manner.
+    fn set_pace(&mut self, pace: Pace);
+
+    /// Has it run anywhere, or anywhere but on one core if there is another.
+    fn keep_off(&mut self, core: Option<usize>);
 }
 
 /// The machine, as far as the engine sees it.
@@ -55,14 +64,15 @@ pub trait Platform: Send + Sync + fmt::Debug {
     /// Starts a thread.
     fn spawn(&self, name: &str, body: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>>;
 
-    /// Called by a thread whose work can wait when the processors are busy. It is named so for
-    /// [`Self::set_pace`]; `None` where its pace cannot be changed.
-    fn background_thread(&self) -> Option<ThreadId> {
+    /// The calling thread; `None` where threads cannot be controlled.
+    fn this_thread(&self) -> Option<Box<dyn ThreadControl>> {
         None
     }
 
-    /// Sets the pace of a background thread of this process that has not ended.
-    fn set_pace(&self, _thread: ThreadId, _pace: Pace) {}
+    /// The core on which the calling thread runs now, if that is known.
+    fn this_core(&self) -> Option<usize> {
+        None
+    }
 
     /// Called at every durability step, by its name. An error stops the engine there, as a
     /// crash would.

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use lsvd_volume::platform::ThreadCores;
+use rustix::thread::CpuSet;
 
 use super::crowds::Crowds;
 use super::habit::{Habit, Spot};
@@ -24,12 +25,7 @@ pub(super) struct Place {
 struct Cores {
     home: CpuSet,
     away: CpuSet,
-    /// What the thread had at first.
-    anywhere: CpuSet,
-    /// How many those are.
-    count: usize,
-    /// What it has by our doing. Whatever else it has, it has from somebody else.
-    given: CpuSet,
+    thread: ThreadCores,
 }
 
 impl Place {
@@ -54,7 +50,7 @@ impl Place {
     /// Takes notice that all the requests of a round are carried out.
     pub(super) fn note_round(&mut self) {
         let Some(cores) = &self.cores else { return };
-        let moves = self.habit.note_round(|| self.crowds.note(self.core) <= cores.count / 2);
+        let moves = self.habit.note_round(|| self.crowds.note(self.core) <= cores.count() / 2);
         self.go(moves);
     }
 
@@ -67,41 +63,37 @@ impl Place {
 
 impl Cores {
     fn around(core: u16) -> Option<Self> {
-        let anywhere = sched_getaffinity(None).ok()?;
+        let thread = ThreadCores::of_caller()?;
         let core = usize::from(core);
-        if core >= CpuSet::MAX_CPU || !anywhere.is_set(core) {
+        if core >= CpuSet::MAX_CPU || !thread.first().is_set(core) {
             return None;
         }
         let mut home = CpuSet::new();
         home.set(core);
-        let mut away = anywhere;
-        away.unset(core);
-        let count = anywhere.count() as usize;
-        Self { home, away, anywhere, count, given: anywhere }.give(Spot::Home)
+        Self { home, away: thread.without(core), thread }.give(Spot::Home)
+    }
+
+    fn count(&self) -> usize {
+        self.thread.first().count() as usize
     }
 
     /// Has the calling thread run on `spot`. `None` if that is not ours to decide any more.
-    fn give(mut self, spot: Spot) -> Option<Self> {
-        let has = sched_getaffinity(None).ok()?;
-        if has != self.given {
-            log::debug!("the cores of a queue's thread were changed from outside; it stays there");
-            return None;
-        }
+    fn give(self, spot: Spot) -> Option<Self> {
+        let anywhere = *self.thread.first();
         let wanted = match spot {
             Spot::Home => &self.home,
             Spot::Away => &self.away,
-            Spot::Anywhere => &self.anywhere,
+            Spot::Anywhere => &anywhere,
         };
-        // Refused where none of them is to be had now. The kernel may give fewer than asked for.
-        if sched_setaffinity(None, wanted).is_ok() {
-            self.given = sched_getaffinity(None).ok()?;
-        }
-        Some(self)
+        let thread = self.thread.give(wanted)?;
+        Some(Self { thread, ..self })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::{sched_getaffinity, sched_setaffinity};
+
     use super::*;
 
     fn place_on(core: usize) -> Place {

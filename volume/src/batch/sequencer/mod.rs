@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use crate::background::{Background, Duty};
 use crate::batch::buffers::Buffers;
 use crate::batch::builder::{Batch, Builder, Offer};
 use crate::batch::orders::{Orders, ShareRequest};
@@ -90,6 +91,7 @@ pub(crate) struct Sequencer {
     log: Arc<WriteLog>,
     orders: Arc<Orders>,
     cleaner: Arc<Cleaner>,
+    background: Arc<Background>,
     inbox: Arc<Mutex<Vec<(ObjectSeq, Outcome)>>>,
     at: Position,
     /// Without the patience of readers: an outage is waited for here.
@@ -126,6 +128,7 @@ impl Sequencer {
         log: Arc<WriteLog>,
         orders: Arc<Orders>,
         cleaner: Arc<Cleaner>,
+        background: Arc<Background>,
         at: Position,
     ) -> Self {
         let tail = LogTail::new(Arc::clone(log.data()), at.tail.pos, at.tail.seq);
@@ -144,6 +147,7 @@ impl Sequencer {
             log,
             orders,
             cleaner,
+            background,
             inbox: Arc::default(),
             tail,
             begun: Duration::ZERO,
@@ -163,11 +167,14 @@ impl Sequencer {
 
     /// The thread's body.
     pub(crate) fn run(mut self) -> Result<()> {
+        let background = Arc::clone(&self.background);
+        let _member = background.join(Duty::Batch);
         let (inbox, log) = (Arc::clone(&self.inbox), Arc::clone(&self.log));
         let uploaders = Uploaders::start(
             &self.core,
             &self.log,
             &self.buffers,
+            &self.background,
             UPLOADERS,
             move |seq, outcome| {
                 inbox.lock().push((seq, outcome));
@@ -221,7 +228,8 @@ impl Sequencer {
             let is_awaited =
                 drain_to > committed || checkpoint.is_some() || self.orders.is_sharing();
             let pressed = is_awaited || self.is_late();
-            uploaders.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
+            self.background.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
+            self.background.keep_off(if pressed { None } else { self.log.sync_core() });
             if !sealed && !pointed && !moved && !shared {
                 self.rest(pressed);
             }
