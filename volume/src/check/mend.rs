@@ -8,7 +8,7 @@ use lsvd_store::{ObjectStore, StoreError};
 use uuid::Uuid;
 
 use super::Desk;
-use super::orphans::{CREATION_MS, Cures, is_named, is_stale};
+use super::orphans::{CREATION_MS, Cures, is_named, is_stale, is_unused};
 use super::strays::look_at_strays;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -112,9 +112,9 @@ fn name(
         return Ok(false);
     }
     let superblock = cell.get();
-    if store.list(&keys::stream_prefix(uuid), None, 1)?.objects.is_empty() {
+    if is_unused(store, &superblock)? {
         let age = here.now_ms.saturating_sub(superblock.attrs.created_ms);
-        // Should it have been more than a creation that was cut short, this host's log stays.
+        // Should its objects be lost, this host's log may be all that is left.
         let keep = |_: &VolumeName, _| Ok(());
         return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell, &keep) };
     }

@@ -18,10 +18,11 @@ use super::volume::check_volume;
 use super::{Check, Desk};
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
-use crate::format::VolumeState;
+use crate::format::{Superblock, VolumeState};
 use crate::keys;
 use crate::name::VolumeName;
 use crate::superblock_cell::SuperblockCell;
+use crate::units::Epoch;
 
 /// Names asked for with one request.
 const PAGE: usize = 1000;
@@ -196,19 +197,19 @@ impl All<'_> {
         if is_named(self.catalog, &cell)? {
             return Ok(None);
         }
-        let is_empty = self.store.list(&keys::stream_prefix(uuid), None, 1)?.objects.is_empty();
+        let is_unused = is_unused(self.store, &superblock)?;
         let age = self.now_ms.saturating_sub(superblock.attrs.created_ms);
-        if is_empty && age < CREATION_MS {
+        if is_unused && age < CREATION_MS {
             let detail = "it has no name; its creation may be under way";
             let advice = "if it stays so for an hour, `check --repair` removes it";
             self.desk.found(Finding::new(Severity::Note, what, detail, advice));
             return Ok(None);
         }
-        let (detail, advice) = match is_empty {
+        let (detail, advice) = match is_unused {
             true => ("it is empty and has no name", "`check --repair` removes it"),
             false => {
                 let name = "`check --repair` names it, recovered-UUID if need be";
-                ("it holds data, but no name leads to it", name)
+                ("it has been written to, but no name leads to it", name)
             }
         };
         let finding = Finding::new(Severity::Orphan, what, detail, advice);
@@ -276,6 +277,12 @@ impl All<'_> {
         self.desk.found(Finding::new(Severity::Note, what, detail, advice).of_bytes(bytes));
         Ok(())
     }
+}
+
+/// Whether nothing was ever written to a volume, as far as its superblock and its stream say.
+pub(super) fn is_unused(store: &Arc<dyn ObjectStore>, superblock: &Superblock) -> Result<bool> {
+    let prefix = keys::stream_prefix(superblock.volume);
+    Ok(superblock.epoch == Epoch::ZERO && store.list(&prefix, None, 1)?.objects.is_empty())
 }
 
 /// Notes that a superblock cannot be read; `name` leads to it.
