@@ -10,6 +10,21 @@ pub(crate) type FlushDone = Box<dyn FnOnce(Result<()>) + Send>;
 /// From so many flushes of single records in a row on the next one is expected.
 const SINGLES_MIN: u32 = 8;
 
+/// In the place of the position at which an append wakes the flusher: the next one does.
+pub(super) const AT_ONCE: u64 = 0;
+
+/// In the same place: none does, for it is awake.
+pub(super) const WOKEN: u64 = u64::MAX;
+
+/// Where an append is to wake the flusher, for which nothing is left before `later`; `None` if that
+/// does not change.
+pub(super) fn put_off(wake_at: u64, later: u64) -> Option<u64> {
+    match wake_at {
+        AT_ONCE | WOKEN => None,
+        wake_at => (later > wake_at).then_some(later),
+    }
+}
+
 /// Shared with the threads that ask for something.
 #[derive(Default)]
 pub(super) struct FlushState {
@@ -22,6 +37,8 @@ pub(super) struct FlushState {
     pub(super) written: LogPos,
     /// Everything before is safe in the file.
     pub(super) synced: LogPos,
+    /// What a header says of that.
+    pub(super) recorded: LogPos,
     /// The newest record at the last flush.
     flushed: LogSeq,
     /// Flushes in a row of which each had one record to make safe.
@@ -47,7 +64,7 @@ impl std::fmt::Debug for FlushState {
 
 impl FlushState {
     pub(super) fn new(start: LogPos) -> Self {
-        Self { written: start, synced: start, ..Self::default() }
+        Self { written: start, synced: start, recorded: start, ..Self::default() }
     }
 
     pub(super) fn note_tail(&mut self, tail: LogPos, seq: LogSeq, committed: ObjectSeq) {
@@ -84,13 +101,27 @@ impl FlushState {
 pub(super) struct Turn {
     /// Where the write ends that was begun for the next round.
     pub(super) begun: Option<LogPos>,
+    /// On which cores the last syncs were.
     pub(super) syncs: SyncTally,
 }
 
 /// One round's orders.
 pub(super) struct Round {
     pub(super) waiters: Vec<Waiter>,
-    /// Nobody asked; the log has been left alone for a while.
+    /// Nobody asked, but a second has gone by since the last round of the flusher's own.
     pub(super) idle: bool,
     pub(super) stop: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waking_is_put_off_if_it_waits_for_a_position() {
+        assert_eq!(put_off(5, 7), Some(7));
+        assert_eq!(put_off(7, 5), None);
+        assert_eq!(put_off(AT_ONCE, 7), None);
+        assert_eq!(put_off(WOKEN, 7), None);
+    }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::LogPoint;
 use crate::units::{LogPos, LogSeq};
 
-use super::flush_state::{FlushDone, Round, Turn, Waiter};
+use super::flush_state::{AT_ONCE, FlushDone, Round, Turn, WOKEN, Waiter, put_off};
 use super::write_log::WriteLog;
 
 /// How long acknowledged writes may stay in memory alone when nobody flushes.
@@ -101,7 +101,7 @@ impl WriteLog {
     }
 
     pub(super) fn wake_flusher(&self) {
-        self.flush_wake_at.store(u64::MAX, Ordering::SeqCst);
+        self.flush_wake_at.store(WOKEN, Ordering::SeqCst);
         self.flush.lock().woken = true;
         self.flush_wake.notify_one();
     }
@@ -171,11 +171,12 @@ impl WriteLog {
             if end >= wake_at {
                 break;
             }
-            let pending = flush.synced < end || flush.tail.is_some();
+            // Also what is safe, until a header says so.
+            let pending = flush.recorded < end || flush.tail.is_some();
             if pending {
                 idle = self.flush_wake.wait_for(&mut flush, IDLE).timed_out();
             } else {
-                self.flush_wake_at.store(0, Ordering::SeqCst);
+                self.flush_wake_at.store(AT_ONCE, Ordering::SeqCst);
                 if self.end() == end {
                     self.flush_wake.wait(&mut flush);
                     // The first append after a rest: let more of them gather.
@@ -232,7 +233,7 @@ impl WriteLog {
         }
     }
 
-    /// The core on which most syncs are carried out, if there are many.
+    /// The core on which three quarters of the last syncs were carried out, if there are many.
     pub(crate) fn sync_core(&self) -> Option<usize> {
         self.sync_core.get(self.platform.monotonic())
     }
@@ -269,12 +270,10 @@ impl WriteLog {
         flush.written = to;
         // The flusher may be waiting for this much, which is not left for it any more.
         let later = to.plus(self.wake_bytes()).get();
-        let put_off = |wake_at| match wake_at {
-            0 | u64::MAX => None,
-            wake_at => Some(later.max(wake_at)),
-        };
-        // Under the lock, as the flusher sets it. Unchanged if it is not waiting for any amount.
-        let _ = self.flush_wake_at.fetch_update(Ordering::SeqCst, Ordering::SeqCst, put_off);
+        // The flusher sets it under the lock, but `wake_flusher` does not take that.
+        let _ = self
+            .flush_wake_at
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |wake_at| put_off(wake_at, later));
     }
 
     /// So much unwritten wakes the flusher.
@@ -308,6 +307,9 @@ impl WriteLog {
         self.platform.failpoint("log.header_synced")?;
         let reuse = headers.reuse();
         drop(headers);
+        if synced {
+            self.flush.lock().recorded = durable;
+        }
         self.data.raise_reuse(reuse);
         self.head.lock().raise_reuse(reuse);
         self.notify_room();

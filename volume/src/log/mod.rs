@@ -41,5 +41,6 @@ pub(crate) use head::{Limits, Pass, Wait};
 pub use layout::{RING_BYTES_MIN, WINDOW_BYTES_MIN};
 pub(crate) use open::{LogOnDisk, LogParams, Start};
 pub(crate) use scan::ScanEnd;
+pub(crate) use sync_core::VALID as SYNC_CORE_VALID;
 pub(crate) use tail::LogTail;
 pub(crate) use write_log::{Entry, Refused, WriteLog};

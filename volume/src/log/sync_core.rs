@@ -4,39 +4,42 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// So many syncs are looked at together.
+/// So many syncs are looked at together ...
 const SYNCS: u32 = 64;
-/// So many of them must have been on one core ...
-const SYNCS_MIN: u32 = 48;
+/// ... of which so many more must have been on one core than elsewhere, which is three quarters ...
+const LEAD_MIN: u32 = 32;
 /// ... and all within this time.
 const TIME_MAX: Duration = Duration::from_millis(250);
 /// What was found out holds for so long.
-const VALID: Duration = Duration::from_secs(1);
+pub(crate) const VALID: Duration = Duration::from_secs(1);
 
 /// Counts syncs.
 #[derive(Debug, Default)]
 pub(super) struct SyncTally {
     core: usize,
-    /// How many of them were there.
-    here: u32,
+    /// How many more of them were on that core than elsewhere.
+    lead: u32,
     all: u32,
     begun: Duration,
 }
 
 impl SyncTally {
-    /// Counts one; every so often tells the core on which nearly all of the last ones were.
+    /// Counts one; after every 64 tells the core on which three quarters of them were, if there is one.
     pub(super) fn note(&mut self, core: usize, now: impl FnOnce() -> Duration) -> Option<usize> {
-        if self.all == 0 {
+        if self.lead == 0 {
             self.core = core;
         }
+        match core == self.core {
+            true => self.lead += 1,
+            false => self.lead -= 1,
+        }
         self.all += 1;
-        self.here += u32::from(core == self.core);
         if self.all < SYNCS {
             return None;
         }
         let now = now();
         let took = now.saturating_sub(self.begun);
-        let found = (self.here >= SYNCS_MIN && took <= TIME_MAX).then_some(self.core);
+        let found = (self.lead >= LEAD_MIN && took <= TIME_MAX).then_some(self.core);
         *self = Self { begun: now, ..Self::default() };
         found
     }
@@ -85,8 +88,9 @@ mod tests {
     #[test]
     fn the_core_of_most_syncs_is_found() {
         let (mut tally, mut now) = (SyncTally::default(), ms(5));
-        let mostly_two = [2, 2, 2, 1].repeat(16);
-        assert_eq!(found(&mut tally, ms(1), &mostly_two, &mut now), [2]);
+        for mostly_two in [[2, 2, 2, 1], [1, 2, 2, 2]] {
+            assert_eq!(found(&mut tally, ms(1), &mostly_two.repeat(16), &mut now), [2]);
+        }
         assert_eq!(found(&mut tally, ms(1), &[7].repeat(128), &mut now), [7, 7]);
     }
 
@@ -94,6 +98,8 @@ mod tests {
     fn no_core_is_found_where_they_change_or_are_rare() {
         let (mut tally, mut now) = (SyncTally::default(), ms(5));
         assert_eq!(found(&mut tally, ms(1), &[0, 1].repeat(64), &mut now), [] as [usize; 0]);
+        let too_few = [[5; 47].as_slice(), &[6; 17]].concat();
+        assert_eq!(found(&mut tally, ms(1), &too_few, &mut now), [] as [usize; 0]);
         assert_eq!(found(&mut tally, ms(4), &[1].repeat(128), &mut now), [] as [usize; 0]);
     }
 

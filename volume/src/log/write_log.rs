@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::data::LogData;
-use super::flush_state::{FlushState, Turn};
+use super::flush_state::{AT_ONCE, FlushState, Turn};
 use super::head::{Head, Limits, Pad, Pass, Slot, Wait};
 use super::header_pair::HeaderPair;
 use super::sync_core::SyncCore;
@@ -71,9 +71,9 @@ pub(crate) struct WriteLog {
     pub(super) flush_wake: Condvar,
     /// Whether the next write is likely to be followed by a flush.
     pub(super) expects_flush: AtomicBool,
-    /// On which core that is done.
+    /// On which core syncs are carried out.
     pub(super) sync_core: SyncCore,
-    /// The position at which an append wakes the flusher.
+    /// The position at which an append wakes the flusher, or [`AT_ONCE`], or [`WOKEN`].
     pub(super) flush_wake_at: AtomicU64,
     tail_signal: TailSignal,
     pub(super) headers: Mutex<HeaderPair>,
@@ -115,7 +115,7 @@ impl WriteLog {
             flush_wake: Condvar::new(),
             expects_flush: AtomicBool::new(false),
             sync_core: SyncCore::default(),
-            flush_wake_at: AtomicU64::new(0),
+            flush_wake_at: AtomicU64::new(AT_ONCE),
             tail_signal: TailSignal::default(),
             headers: Mutex::new(parts.headers),
             poison: parts.poison,

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 pub use buffer::LogBuffer;
 pub use host::Host;
-pub use thread::ThreadCores;
 pub(crate) use thread::may_idle;
+pub use thread::{ThreadCores, without};
 
 /// How a background thread shares the processors with other work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +40,10 @@ pub enum Pace {
 /// A thread of this process that has not ended, for others to control. What is refused costs nothing
 /// but speed.
 pub trait ThreadControl: Send + fmt::Debug {
-    /// Has it make way for others, in that manner.
+    /// Has it make way for others.
+    fn make_way(&mut self);
+
+    /// Has it do so in that manner.
     fn set_pace(&mut self, pace: Pace);
 
     /// Has it run anywhere, or anywhere but on one core if there is another.

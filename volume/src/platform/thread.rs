@@ -1,5 +1,6 @@
 //! How a thread shares the processors with others.
 
+use rustix::process::getpid;
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_setaffinity};
 
 use super::{Pace, ThreadControl};
@@ -21,24 +22,30 @@ impl HostThread {
     pub(super) fn caller(may_idle: bool) -> Self {
         Self { thread: gettid(), may_idle, cores: ThreadCores::of_caller() }
     }
+
+    fn number(&self) -> i32 {
+        self.thread.as_raw_nonzero().get()
+    }
 }
 
 impl ThreadControl for HostThread {
     // What is refused costs nothing but speed.
-    fn set_pace(&mut self, pace: Pace) {
-        let thread = self.thread.as_raw_nonzero().get();
+    fn make_way(&mut self) {
         // SAFETY: plain numbers. A thread's number is never negative.
-        unsafe { libc::setpriority(libc::PRIO_PROCESS, thread.unsigned_abs(), NICE) };
+        unsafe { libc::setpriority(libc::PRIO_PROCESS, self.number().unsigned_abs(), NICE) };
+    }
+
+    fn set_pace(&mut self, pace: Pace) {
         if self.may_idle {
-            set_scheduler(thread, pace);
+            set_scheduler(self.number(), pace);
         }
     }
 
     fn keep_off(&mut self, core: Option<usize>) {
-        self.cores = self.cores.take().and_then(|cores| {
-            let wanted = core.map_or(*cores.first(), |core| cores.without(core));
-            cores.give(&wanted)
-        });
+        self.cores = self
+            .cores
+            .take()
+            .and_then(|cores| cores.give(|all| core.map_or(*all, |core| without(all, core))));
     }
 }
 
@@ -60,12 +67,16 @@ pub(crate) fn may_idle() -> bool {
     std::thread::spawn(there_and_back).join().unwrap_or(false)
 }
 
-/// The cores that a thread may run on, for as long as nobody else changes them.
+/// The cores that a thread may run on, for as long as nobody else chooses them.
+///
+/// All cores are those of the process's first thread: where the system takes some away, or gives more,
+/// the thread follows.
 #[derive(Debug)]
 pub struct ThreadCores {
     thread: Pid,
-    first: CpuSet,
-    /// What it has by our doing. Whatever else it has, it has from somebody else.
+    /// All of them when the thread was looked at last.
+    all: CpuSet,
+    /// What it had then. Whatever else it has, it has from the system or from somebody.
     given: CpuSet,
 }
 
@@ -73,38 +84,42 @@ impl ThreadCores {
     /// Those of the calling thread; `None` where the system does not tell.
     pub fn of_caller() -> Option<Self> {
         let thread = gettid();
-        let first = sched_getaffinity(Some(thread)).ok()?;
-        Some(Self { thread, first, given: first })
+        Some(Self { thread, all: cores_of(getpid())?, given: cores_of(thread)? })
     }
 
-    /// What the thread had at first.
-    pub fn first(&self) -> &CpuSet {
-        &self.first
+    /// All cores as of the last look.
+    pub fn all(&self) -> &CpuSet {
+        &self.all
     }
 
-    /// What it had at first without one core; as it was if that would leave none.
-    pub fn without(&self, core: usize) -> CpuSet {
-        let mut rest = self.first;
-        if core < CpuSet::MAX_CPU {
-            rest.unset(core);
-        }
-        if rest.count() == 0 { self.first } else { rest }
-    }
-
-    /// Has the thread run on `wanted`, from any thread. `None` if that is not ours to decide any more.
+    /// Has the thread run on what `choose` takes of all cores. Any thread may do that, while this one
+    /// lives. `None` if it is not ours to decide any more.
     #[must_use]
-    pub fn give(mut self, wanted: &CpuSet) -> Option<Self> {
-        let has = sched_getaffinity(Some(self.thread)).ok()?;
-        if has != self.given {
+    pub fn give(mut self, choose: impl FnOnce(&CpuSet) -> CpuSet) -> Option<Self> {
+        let before = std::mem::replace(&mut self.all, cores_of(getpid())?);
+        // If all changed, it was the system, or somebody who meant the whole process.
+        if before == self.all && cores_of(self.thread)? != self.given {
             log::debug!("the cores of a thread were changed from outside; it stays there");
             return None;
         }
         // Refused where none of them is to be had now. The kernel may give fewer than asked for.
-        if sched_setaffinity(Some(self.thread), wanted).is_ok() {
-            self.given = sched_getaffinity(Some(self.thread)).ok()?;
-        }
+        let _ = sched_setaffinity(Some(self.thread), &choose(&self.all));
+        self.given = cores_of(self.thread)?;
         Some(self)
     }
+}
+
+fn cores_of(thread: Pid) -> Option<CpuSet> {
+    sched_getaffinity(Some(thread)).ok()
+}
+
+/// `all` without one core; as they are if that would leave none.
+pub fn without(all: &CpuSet, core: usize) -> CpuSet {
+    let mut rest = *all;
+    if core < CpuSet::MAX_CPU {
+        rest.unset(core);
+    }
+    if rest.count() == 0 { *all } else { rest }
 }
 
 #[cfg(test)]
@@ -117,26 +132,38 @@ mod tests {
 
     #[test]
     fn a_core_is_left_out_if_another_remains() {
-        let own = ThreadCores::of_caller().unwrap();
-        let core = first_of(own.first());
-        let rest = own.without(core);
-        match own.first().count() {
-            1 => assert_eq!(&rest, own.first()),
-            count => assert!(rest.count() == count - 1 && !rest.is_set(core)),
-        }
-        assert_eq!(&own.without(CpuSet::MAX_CPU), own.first());
+        let mut two = CpuSet::new();
+        two.set(3);
+        two.set(5);
+        let one = without(&two, 3);
+        assert!(one.count() == 1 && one.is_set(5));
+        assert_eq!(without(&one, 5), one);
+        assert_eq!(without(&two, 4), two);
+        assert_eq!(without(&two, CpuSet::MAX_CPU), two);
     }
 
     #[test]
     fn what_somebody_else_has_chosen_stays() {
-        let mut one = CpuSet::new();
-        one.set(first_of(&sched_getaffinity(None).unwrap()));
         let own = ThreadCores::of_caller().unwrap();
-        let anywhere = *own.first();
-        let own = own.give(&one).unwrap().give(&anywhere).unwrap();
+        let all = *own.all();
+        let mut one = CpuSet::new();
+        one.set(first_of(&all));
+        let own = own.give(|_| one).unwrap().give(|all| *all).unwrap();
+        assert_eq!(cores_of(gettid()), Some(all));
         sched_setaffinity(None, &one).unwrap();
-        let was_changed = one != anywhere;
-        assert_eq!(own.give(&anywhere).is_none(), was_changed);
-        assert_eq!(sched_getaffinity(None).unwrap(), one);
+        assert_eq!(own.give(|all| *all).is_none(), one != all);
+        assert_eq!(cores_of(gettid()), Some(one));
+    }
+
+    #[test]
+    fn a_change_of_all_cores_is_followed() {
+        let own = ThreadCores::of_caller().unwrap();
+        let all = *own.all();
+        let mut one = CpuSet::new();
+        one.set(first_of(&all));
+        // As if there had been one when the thread was looked at.
+        let own = ThreadCores { all: one, given: one, ..own };
+        assert!(own.give(|all| *all).is_some());
+        assert_eq!(cores_of(gettid()), Some(all));
     }
 }

@@ -26,7 +26,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::store::MortalStore;
-use lsvd_volume::platform::{LogBuffer, LogFile, Platform};
+use lsvd_volume::platform::{LogBuffer, LogFile, Pace, Platform, ThreadControl};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::rng::Rng;
@@ -194,6 +194,8 @@ pub(crate) struct Life {
     seen: Mutex<Seen>,
     threads: Mutex<Vec<String>>,
     thread_ended: Condvar,
+    /// The core that background threads keep off.
+    kept_off: Mutex<Option<usize>>,
 }
 
 #[derive(Debug, Default)]
@@ -228,6 +230,7 @@ impl Life {
             seen: Mutex::default(),
             threads: Mutex::default(),
             thread_ended: Condvar::new(),
+            kept_off: Mutex::default(),
         })
     }
 
@@ -251,6 +254,10 @@ impl Life {
     /// How often each failpoint was reached.
     pub(crate) fn failpoints(&self) -> BTreeMap<&'static str, u64> {
         self.seen.lock().failpoints.clone()
+    }
+
+    pub(crate) fn kept_off(&self) -> Option<usize> {
+        *self.kept_off.lock()
     }
 
     /// Waits until all threads of the engine have ended.
@@ -312,6 +319,23 @@ fn crashed() -> io::Error {
     io::Error::other("the simulated process has crashed")
 }
 
+/// On which all threads run.
+pub(crate) const CORE: usize = 3;
+
+/// Any background thread.
+#[derive(Debug)]
+struct SimThread(Arc<Life>);
+
+impl ThreadControl for SimThread {
+    fn make_way(&mut self) {}
+
+    fn set_pace(&mut self, _pace: Pace) {}
+
+    fn keep_off(&mut self, core: Option<usize>) {
+        *self.0.kept_off.lock() = core;
+    }
+}
+
 /// The engine's seam: one life.
 #[derive(Clone, Debug)]
 pub(crate) struct SimPlatform(pub(crate) Arc<Life>);
@@ -342,6 +366,14 @@ impl Platform for SimPlatform {
             let _ended = ended;
             body();
         })
+    }
+
+    fn this_thread(&self) -> Option<Box<dyn ThreadControl>> {
+        Some(Box::new(SimThread(Arc::clone(&self.0))))
+    }
+
+    fn this_core(&self) -> Option<usize> {
+        Some(CORE)
     }
 
     fn failpoint(&self, name: &'static str) -> io::Result<()> {

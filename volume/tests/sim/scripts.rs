@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::oracle::Promise;
-use crate::platform::CrashAt;
+use crate::platform::{CORE, CrashAt};
 use crate::ssd::BadSync;
 use crate::stamp::SECTOR;
 use crate::workload;
@@ -293,6 +294,25 @@ fn one_thread_finishes_what_another_has_begun() {
         drop(volume);
         running.end();
     }
+}
+
+#[test]
+fn background_threads_keep_off_the_core_of_many_syncs() {
+    let mut world = World::new(9, 1);
+    let (running, volume) = world.boot_and_check();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let wait_for = |wanted, act: &mut dyn FnMut()| {
+        while running.life.kept_off() != wanted {
+            assert!(Instant::now() < deadline, "not {wanted:?}");
+            act();
+        }
+    };
+    wait_for(Some(CORE), &mut || {
+        workload::commit_often(&mut world.oracle, &volume, 70).unwrap();
+    });
+    wait_for(None, &mut || thread::sleep(Duration::from_millis(10)));
+    drop(volume);
+    running.end();
 }
 
 #[test]

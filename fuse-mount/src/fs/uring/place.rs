@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use lsvd_volume::platform::ThreadCores;
+use lsvd_volume::platform::{ThreadCores, without};
 use rustix::thread::CpuSet;
 
 use super::crowds::Crowds;
@@ -16,27 +16,25 @@ use super::habit::{Habit, Spot};
 pub(super) struct Place {
     core: u16,
     /// None if it is not kept on a core.
-    cores: Option<Cores>,
+    cores: Option<ThreadCores>,
     habit: Habit,
     crowds: Arc<Crowds>,
-}
-
-#[derive(Debug)]
-struct Cores {
-    home: CpuSet,
-    away: CpuSet,
-    thread: ThreadCores,
 }
 
 impl Place {
     /// Keeps the calling thread on `core`. One that is off, or not for this process, has nobody to be
     /// near to.
     pub(super) fn on(core: u16, crowds: Arc<Crowds>) -> Self {
-        let cores = Cores::around(core);
+        let cores = ThreadCores::of_caller();
+        let cores = cores.filter(|cores| {
+            usize::from(core) < CpuSet::MAX_CPU && cores.all().is_set(usize::from(core))
+        });
         if cores.is_none() {
             log::debug!("the thread for core {core} runs anywhere");
         }
-        Self { core, cores, habit: Habit::default(), crowds }
+        let mut place = Self { core, cores, habit: Habit::default(), crowds };
+        place.go(Some(Spot::Home));
+        place
     }
 
     /// Takes notice of a request for so many bytes of data.
@@ -50,43 +48,25 @@ impl Place {
     /// Takes notice that all the requests of a round are carried out.
     pub(super) fn note_round(&mut self) {
         let Some(cores) = &self.cores else { return };
-        let moves = self.habit.note_round(|| self.crowds.note(self.core) <= cores.count() / 2);
+        let moves = self
+            .habit
+            .note_round(|| self.crowds.note(self.core) <= cores.all().count() as usize / 2);
         self.go(moves);
     }
 
     fn go(&mut self, to: Option<Spot>) {
-        if let Some(to) = to {
-            self.cores = self.cores.take().and_then(|cores| cores.give(to));
-        }
-    }
-}
-
-impl Cores {
-    fn around(core: u16) -> Option<Self> {
-        let thread = ThreadCores::of_caller()?;
-        let core = usize::from(core);
-        if core >= CpuSet::MAX_CPU || !thread.first().is_set(core) {
-            return None;
-        }
-        let mut home = CpuSet::new();
-        home.set(core);
-        Self { home, away: thread.without(core), thread }.give(Spot::Home)
-    }
-
-    fn count(&self) -> usize {
-        self.thread.first().count() as usize
-    }
-
-    /// Has the calling thread run on `spot`. `None` if that is not ours to decide any more.
-    fn give(self, spot: Spot) -> Option<Self> {
-        let anywhere = *self.thread.first();
-        let wanted = match spot {
-            Spot::Home => &self.home,
-            Spot::Away => &self.away,
-            Spot::Anywhere => &anywhere,
-        };
-        let thread = self.thread.give(wanted)?;
-        Some(Self { thread, ..self })
+        let (Some(spot), core) = (to, usize::from(self.core)) else { return };
+        self.cores = self.cores.take().and_then(|cores| {
+            cores.give(|all| match spot {
+                Spot::Home => {
+                    let mut home = CpuSet::new();
+                    home.set(core);
+                    home
+                }
+                Spot::Away => without(all, core),
+                Spot::Anywhere => *all,
+            })
+        });
     }
 }
 

@@ -25,7 +25,7 @@ use crate::gc::Cleaner;
 use crate::health::count;
 use crate::history_window::HistoryWindow;
 use crate::leaf_loader::LeafLoader;
-use crate::log::{LogTail, WriteLog};
+use crate::log::{LogTail, SYNC_CORE_VALID, WriteLog};
 use crate::platform::Pace;
 use crate::units::{Epoch, LogPos, LogSeq, ObjectSeq};
 
@@ -409,6 +409,10 @@ impl Sequencer {
             }
         } else if self.builder.is_empty() {
             self.buffers.forget();
+        }
+        if self.log.sync_core().is_some() {
+            // To be looked at again when that may have come to an end.
+            time = Some(time.unwrap_or(SYNC_CORE_VALID).min(SYNC_CORE_VALID));
         }
         let awaited = self.core.config.store_timeout.is_some() && self.orders.is_awaited();
         if awaited {
