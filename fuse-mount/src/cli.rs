@@ -113,7 +113,7 @@ pub(crate) struct MountFlags {
     /// How old a view of a volume that is only read may get while another host writes it [env: LSVD_FOLLOW_INTERVAL] [default: 5s]
     #[arg(long, value_name = "TIME")]
     pub(crate) follow_interval: Option<String>,
-    /// Size of each volume's write log on the SSD [env: LSVD_LOG_SIZE] [default: 1G]
+    /// Size of each volume's write log on the SSD, at least 32M [env: LSVD_LOG_SIZE] [default: 1G]
     #[arg(long, value_name = "SIZE")]
     pub(crate) log_size: Option<String>,
     /// Size of the read cache on the SSD, 0 for none [env: LSVD_CACHE_SIZE] [default: 10G]
@@ -122,7 +122,7 @@ pub(crate) struct MountFlags {
     /// Memory that the maps of all volumes may take up [env: LSVD_MEMORY] [default: 256M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) memory: Option<String>,
-    /// Memory for the newest part of each volume's log [env: LSVD_LOG_MEMORY] [default: 32M]
+    /// Memory for the newest part of each volume's log, at least 8M [env: LSVD_LOG_MEMORY] [default: 32M]
     #[arg(long, value_name = "SIZE")]
     pub(crate) log_memory: Option<String>,
     /// Size of an object in the store [env: LSVD_BATCH_SIZE] [default: 8M]

@@ -15,7 +15,11 @@ pub(crate) fn describe(mountpoint: &Path) -> String {
     users.extend(loop_devices(mountpoint));
     users.extend(mounts_below(mountpoint));
     if users.is_empty() {
-        return "somebody uses it whom this user may not see; try as root".to_owned();
+        let unseen = match rustix::process::geteuid().is_root() {
+            true => "who uses it cannot be seen from here, or is gone by now; try again",
+            false => "somebody uses it whom this user may not see; try as root",
+        };
+        return unseen.to_owned();
     }
     let more = users.len().saturating_sub(NAMED_MAX);
     users.truncate(NAMED_MAX);

@@ -28,7 +28,10 @@ pub(super) fn run(settings: &Settings, mountpoint: &Path, end: End, output: Outp
     };
     let pid = client.daemon().pid;
     let asked = ask(client, end);
-    wait_for_exit(pid);
+    // One whose mount is still there, for it is busy, goes on.
+    if asked.is_ok() || mounts::at(&path).is_ok_and(|mount| mount.is_none()) {
+        wait_for_exit(pid);
+    }
     let told = match asked {
         // It did not wait for a store that hangs.
         Err(error) if end == End::Force && is_hung_up(&error) && mounts::at(&path)?.is_none() => {
