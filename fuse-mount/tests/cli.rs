@@ -86,7 +86,9 @@ fn commands_without_a_mount_do_the_whole_round() {
     assert_eq!(listed[0]["size_bytes"], 128 << 20);
     lab.ok(&["flush", "b.img"]);
     lab.ok(&["flush", "b.img", "--wait"]);
-    lab.json(&["inspect", "b.img"]);
+    let inspected = lab.json(&["inspect", "b.img"]);
+    assert_eq!(inspected["log"]["writes"], 0);
+    assert_eq!(inspected["cache"]["off"], false);
     lab.ok(&["delete", "b.img"]);
     assert_eq!(lab.json(&["list"]).as_array().unwrap().len(), 0);
 }

@@ -119,6 +119,29 @@ fn an_unmount_without_a_socket_does_not_take_a_living_mount_for_dead() {
 }
 
 #[test]
+fn a_log_in_use_is_inspected_without_a_scan_and_counted_at_rest() {
+    need_mount!();
+    let lab = Lab::new();
+    // What is written stays in the log.
+    let mount = lab.mount(&["--batch-age", "10m"]);
+    let path = make_volume(&mount, "a.img", 16 << 20);
+    let end = |log: &serde_json::Value| log["end"]["seq"].as_u64().unwrap();
+    let before = lab.json(&["inspect", "a.img"])["log"].clone();
+    let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+    file.write_all(&[1; 8192]).unwrap();
+    drop(file);
+    let after = lab.json(&["inspect", "a.img"])["log"].clone();
+    assert!(end(&after) > end(&before) && after["writes"].is_null(), "{before} {after}");
+    lab.ok(&["unmount", "--no-drain", mount.path().to_str().unwrap()]);
+    mount.wait_for_end();
+    let rest = lab.json(&["inspect", "a.img"])["log"].clone();
+    assert!(
+        rest["writes"].as_u64() > Some(0) && rest["data_bytes"].as_u64() >= Some(8192),
+        "{rest}"
+    );
+}
+
+#[test]
 fn a_busy_unmount_names_processes_and_leaves_the_mount() {
     need_mount!();
     let lab = Lab::new();

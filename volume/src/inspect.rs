@@ -1,4 +1,4 @@
-//! A look into a volume's parts: superblock, log, stream, any object, the map.
+//! A look into a volume's parts: superblock, log, stream, read cache, any object, the map.
 //!
 //! Nothing is changed and nobody is fenced. Everything that carries a checksum is verified on
 //! the way; what does not match is the report, or an error that names it.
@@ -7,13 +7,14 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use crate::cache::CacheStats;
 use crate::error::{Error, Result};
 use crate::format::{
-    DataHeader, ExtentKind, FenceId, LogPoint, ObjectHeader, RecordKind, SharedExtent, Stamp,
-    Superblock, decompress_frame,
+    DataHeader, ExtentKind, FenceId, LogHeader, LogPoint, ObjectHeader, RecordKind, SharedExtent,
+    Stamp, Superblock, decompress_frame,
 };
 use crate::leaf_loader::verify_leaves;
-use crate::log::LogOnDisk;
+use crate::log::{LogOnDisk, WriteLog};
 use crate::map::{CleanPiece, LEAF_SECTORS};
 use crate::recover::StreamState;
 use crate::stream::Stream;
@@ -22,7 +23,7 @@ use crate::units::{Extent, Lba, ObjectSeq, SECTOR_BYTES};
 /// What to look at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inspect {
-    /// The superblock, the end of the stream, and this host's log.
+    /// The superblock, the end of the stream, this host's log and its read cache.
     Summary,
     /// One object of the stream, all of it.
     Object(ObjectSeq),
@@ -51,6 +52,8 @@ pub struct VolumeReport {
     pub stream: StreamReport,
     /// This host's log, if there is one.
     pub log: Option<LogReport>,
+    /// The read cache, which all volumes of the daemon share; it starts empty with it.
+    pub cache: CacheStats,
 }
 
 /// A decoded superblock.
@@ -96,7 +99,7 @@ pub struct FenceReport {
     host: String,
 }
 
-/// A log file: its header and what a scan found.
+/// A log file: its header, and of one that is not in use what a scan found.
 #[derive(Clone, Debug, Serialize)]
 pub struct LogReport {
     path: PathBuf,
@@ -112,6 +115,13 @@ pub struct LogReport {
     start: PointReport,
     durable: PointReport,
     end: PointReport,
+    #[serde(flatten)]
+    records: Option<RecordCounts>,
+}
+
+/// What a log holds from its tail on.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct RecordCounts {
     writes: u64,
     trims: u64,
     resizes: u64,
@@ -185,8 +195,9 @@ pub struct MapReport {
 pub(crate) fn volume(
     superblock: &Superblock,
     state: &StreamState,
-    log: Option<&LogOnDisk>,
-) -> Result<InspectReport> {
+    log: Option<LogReport>,
+    cache: CacheStats,
+) -> InspectReport {
     let checkpoint = |c: crate::format::CheckpointRef| CheckpointReport {
         seq: c.seq.get(),
         covers: c.covers.get(),
@@ -201,7 +212,7 @@ pub(crate) fn volume(
             host: f.host.to_string(),
         }
     };
-    Ok(InspectReport::Volume(Box::new(VolumeReport {
+    InspectReport::Volume(Box::new(VolumeReport {
         superblock: SuperblockReport {
             name: superblock.name.to_string(),
             uuid: superblock.volume.to_string(),
@@ -222,25 +233,42 @@ pub(crate) fn volume(
             objects_after_checkpoint: state.rolled,
             fences: state.fences.iter().map(fence).collect(),
         },
-        log: log.map(scan_log).transpose()?,
-    })))
+        log,
+        cache,
+    }))
 }
 
-fn scan_log(log: &LogOnDisk) -> Result<LogReport> {
-    let (mut writes, mut trims, mut resizes, mut voids, mut data_bytes) = (0, 0, 0, 0, 0);
+/// A log that is not in use, all its records verified.
+pub(crate) fn log_at_rest(log: &LogOnDisk) -> Result<LogReport> {
+    let mut records = RecordCounts::default();
     let end = log.scan(|record| {
         match record.head.kind {
-            RecordKind::Write => writes += 1,
-            RecordKind::Trim => trims += 1,
-            RecordKind::Resize => resizes += 1,
-            RecordKind::Void | RecordKind::Pad => voids += 1,
+            RecordKind::Write => records.writes += 1,
+            RecordKind::Trim => records.trims += 1,
+            RecordKind::Resize => records.resizes += 1,
+            RecordKind::Void | RecordKind::Pad => records.voids += 1,
         }
-        data_bytes += u64::from(record.head.payload_len);
+        records.data_bytes += u64::from(record.head.payload_len);
         Ok(())
     })?;
-    let header = log.header();
-    Ok(LogReport {
-        path: log.path(),
+    let end = LogPoint { pos: end.pos, seq: end.seq };
+    Ok(log_report(log.path(), log.header(), end, Some(records)))
+}
+
+/// A log that is written meanwhile: the header in force, and where it ends now.
+pub(crate) fn log_in_use(log: &WriteLog) -> LogReport {
+    let end = LogPoint { pos: log.end(), seq: log.last_seq().next() };
+    log_report(log.header_path(), &log.header(), end, None)
+}
+
+fn log_report(
+    path: PathBuf,
+    header: &LogHeader,
+    end: LogPoint,
+    records: Option<RecordCounts>,
+) -> LogReport {
+    LogReport {
+        path,
         ring_bytes: header.ring_bytes,
         buffer_bytes: header.buffer_bytes,
         generation: header.generation,
@@ -252,13 +280,9 @@ fn scan_log(log: &LogOnDisk) -> Result<LogReport> {
         tail: header.tail.into(),
         start: header.start.into(),
         durable: header.durable.into(),
-        end: PointReport { pos: end.pos.get(), seq: end.seq.get() },
-        writes,
-        trims,
-        resizes,
-        voids,
-        data_bytes,
-    })
+        end: end.into(),
+        records,
+    }
 }
 
 pub(crate) fn object(stream: &Stream, seq: ObjectSeq) -> Result<InspectReport> {

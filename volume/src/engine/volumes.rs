@@ -230,10 +230,19 @@ impl Engine {
             }
             Inspect::Summary => {
                 let params = opening.log_params();
-                let open = self.writers.lock().contains_key(&superblock.volume);
-                let log = if open { None } else { LogOnDisk::open(&params, false)? };
-                let state = opening.read_stream(log.as_ref())?;
-                inspect::volume(&superblock, &state, log.as_ref())
+                let open = self.writers.lock().get(&superblock.volume).cloned();
+                let in_use = open.as_ref().and_then(|volume| volume.writer_parts());
+                let at_rest = match in_use {
+                    Some(_) => None,
+                    None => LogOnDisk::open(&params, false)?,
+                };
+                let state = opening.read_stream(at_rest.as_ref())?;
+                let log = match (in_use, &at_rest) {
+                    (Some(writer), _) => Some(inspect::log_in_use(&writer.log)),
+                    (None, Some(log)) => Some(inspect::log_at_rest(log)?),
+                    (None, None) => None,
+                };
+                Ok(inspect::volume(&superblock, &state, log, self.around.cache.stats()))
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -80,13 +80,13 @@ fn map_file(path: &Path, bytes: usize) -> io::Result<LogBuffer> {
     map_open_file(&file, bytes)
 }
 
-/// Memory of this process alone, filled with `content`.
-fn own_mapping(mut map: MmapMut, content: &[u8]) -> io::Result<LogBuffer> {
-    map.copy_from_slice(content);
-    let base = NonNull::new(map.as_mut_ptr()).ok_or(io::ErrorKind::OutOfMemory)?;
-    // SAFETY: the mapping is page-aligned, as long as `content` and lives as long as `map`,
-    // which nobody reaches any more but through the buffer.
-    Ok(unsafe { LogBuffer::new(base, content.len(), Arc::new(map)) })
+/// Memory of this process alone.
+fn own_mapping(mut map: MmapMut) -> io::Result<LogBuffer> {
+    let (base, bytes) = (NonNull::new(map.as_mut_ptr()), map.len());
+    let base = base.ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: the mapping is page-aligned, of these bytes, and lives as long as `map`, which nobody
+    // reaches any more but through the buffer.
+    Ok(unsafe { LogBuffer::new(base, bytes, Arc::new(map)) })
 }
 
 fn map_open_file(file: &File, bytes: usize) -> io::Result<LogBuffer> {
@@ -194,11 +194,14 @@ impl Platform for Host {
 
     fn peek_buffer(&self, dir: &Path, id: u128, bytes: usize) -> io::Result<Option<LogBuffer>> {
         for path in self.buffer_paths(dir, id) {
-            // A copy of our own: the writer of the log may be at work.
-            let Ok(content) = fs::read(&path) else { continue };
-            if content.len() == bytes {
-                let copy = MmapMut::map_anon(bytes)?;
-                return own_mapping(copy, &content).map(Some);
+            let Ok(file) = File::open(&path) else { continue };
+            if file.metadata().is_ok_and(|found| found.len() == bytes as u64) {
+                // A copy of our own: the writer of the log may be at work. Not from the allocator,
+                // which keeps what is given back to it.
+                let mut copy = MmapMut::map_anon(bytes)?;
+                if file.read_exact_at(&mut copy, 0).is_ok() {
+                    return own_mapping(copy).map(Some);
+                }
             }
         }
         Ok(None)
