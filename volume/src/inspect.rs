@@ -52,7 +52,8 @@ pub struct VolumeReport {
     pub stream: StreamReport,
     /// This host's log, if there is one.
     pub log: Option<LogReport>,
-    /// The read cache, which all volumes of the daemon share; it starts empty with it.
+    /// The read cache, which all volumes of the daemon share; it starts empty with it, and without a
+    /// daemon with this command.
     pub cache: CacheStats,
 }
 
@@ -257,8 +258,9 @@ pub(crate) fn log_at_rest(log: &LogOnDisk) -> Result<LogReport> {
 
 /// A log that is written meanwhile: the header in force, and where it ends now.
 pub(crate) fn log_in_use(log: &WriteLog) -> LogReport {
-    let end = LogPoint { pos: log.end(), seq: log.last_seq().next() };
-    log_report(log.header_path(), &log.header(), end, None)
+    // In this order the end is never before what the header says.
+    let header = log.header();
+    log_report(log.header_path(), &header, log.end_point(), None)
 }
 
 fn log_report(

@@ -23,7 +23,7 @@ use crate::superblock_cell::SuperblockCell;
 pub(crate) enum Cure {
     /// A deletion that was cut short is finished.
     FinishDeletion(Uuid),
-    /// A volume that no name leads to gets one or, if it is empty and old, goes.
+    /// A volume that no name leads to gets one or, if it was never used and is old, goes.
     Nameless(Uuid),
     /// A name that leads nowhere is given up.
     StaleName(VolumeName),
@@ -36,6 +36,8 @@ pub(crate) struct ThisHost<'a> {
     pub(crate) now_ms: u64,
     /// Whether a volume is open here.
     pub(crate) is_open: &'a dyn Fn(Uuid) -> bool,
+    /// Whether there is a log of a volume here.
+    pub(crate) has_log: &'a dyn Fn(&VolumeName, Uuid) -> bool,
     /// Gives up what is kept of a deleted volume here.
     pub(crate) forget: &'a dyn Fn(&VolumeName, Uuid) -> Result<()>,
 }
@@ -112,13 +114,13 @@ fn name(
         return Ok(false);
     }
     let superblock = cell.get();
-    if is_unused(store, &superblock)? {
-        let age = here.now_ms.saturating_sub(superblock.attrs.created_ms);
-        // Should its objects be lost, this host's log may be all that is left.
-        let keep = |_: &VolumeName, _| Ok(());
-        return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell, &keep) };
-    }
     let own = VolumeName::new(superblock.name.as_str())?;
+    if is_unused(store, &superblock)? && !(here.has_log)(&own, uuid) {
+        // A record of that name that cannot be read would end the deletion in the middle.
+        catalog.uuid_of(&keys::name(own.as_str())?)?;
+        let age = here.now_ms.saturating_sub(superblock.attrs.created_ms);
+        return if age < CREATION_MS { Ok(false) } else { delete(catalog, &cell, here.forget) };
+    }
     if rewrite_name(&**store, &own, uuid)? {
         return Ok(true);
     }

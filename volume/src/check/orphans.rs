@@ -206,7 +206,10 @@ impl All<'_> {
             return Ok(None);
         }
         let (detail, advice) = match is_unused {
-            true => ("it is empty and has no name", "`check --repair` removes it"),
+            true => (
+                "it was never used and has no name",
+                "`check --repair` removes it, or names it if this host has a log of it",
+            ),
             false => {
                 let name = "`check --repair` names it, recovered-UUID if need be";
                 ("it has been written to, but no name leads to it", name)

@@ -67,6 +67,7 @@ impl Engine {
         let here = ThisHost {
             now_ms: now,
             is_open: &|uuid| self.writers.lock().contains_key(&uuid),
+            has_log: &|name, uuid| self.has_log(name, uuid),
             forget: &|name, uuid| self.forget(name, uuid),
         };
         mend(&self.patient, &self.catalog, cures, &here, desk)

@@ -177,6 +177,12 @@ impl Engine {
     }
 
     /// Gives up what this host keeps of a deleted volume: its log, and leaves of its map.
+    /// Whether there is a log of a volume here, be it readable or not.
+    pub(super) fn has_log(&self, name: &VolumeName, uuid: Uuid) -> bool {
+        let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);
+        !matches!(LogOnDisk::open(&params, false), Ok(None))
+    }
+
     pub(super) fn forget(&self, name: &VolumeName, uuid: Uuid) -> Result<()> {
         self.around.leaves.remove_volume(uuid);
         let params = self.around.log_params(name.as_str(), uuid, &self.config.volume);

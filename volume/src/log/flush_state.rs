@@ -108,7 +108,7 @@ pub(super) struct Turn {
 /// One round's orders.
 pub(super) struct Round {
     pub(super) waiters: Vec<Waiter>,
-    /// Nobody asked, but a second has gone by since the last round of the flusher's own.
+    /// Nobody asked, but for a second nothing has woken the flusher.
     pub(super) idle: bool,
     pub(super) stop: bool,
 }

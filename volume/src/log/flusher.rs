@@ -233,7 +233,7 @@ impl WriteLog {
         }
     }
 
-    /// The core on which three quarters of the last syncs were carried out, if there are many.
+    /// The core on which most of the last syncs were carried out by far, if there are many.
     pub(crate) fn sync_core(&self) -> Option<usize> {
         self.sync_core.get(self.platform.monotonic())
     }

@@ -6,7 +6,8 @@ use parking_lot::Mutex;
 
 /// So many syncs are looked at together ...
 const SYNCS: u32 = 64;
-/// ... of which so many more must have been on one core than elsewhere, which is three quarters ...
+/// ... of which so many more must have been on one core than elsewhere: three quarters, if they were on
+/// two cores (the rest may cancel each other out where they were on more) ...
 const LEAD_MIN: u32 = 32;
 /// ... and all within this time.
 const TIME_MAX: Duration = Duration::from_millis(250);
@@ -24,7 +25,7 @@ pub(super) struct SyncTally {
 }
 
 impl SyncTally {
-    /// Counts one; after every 64 tells the core on which three quarters of them were, if there is one.
+    /// Counts one; after every 64 tells the core on which most of them were, if it was by far.
     pub(super) fn note(&mut self, core: usize, now: impl FnOnce() -> Duration) -> Option<usize> {
         if self.lead == 0 {
             self.core = core;
@@ -98,6 +99,8 @@ mod tests {
     fn no_core_is_found_where_they_change_or_are_rare() {
         let (mut tally, mut now) = (SyncTally::default(), ms(5));
         assert_eq!(found(&mut tally, ms(1), &[0, 1].repeat(64), &mut now), [] as [usize; 0]);
+        let among_three = [[0, 1].repeat(16), vec![2; 32]].concat();
+        assert_eq!(found(&mut tally, ms(1), &among_three, &mut now), [2], "half is enough then");
         let too_few = [[5; 47].as_slice(), &[6; 17]].concat();
         assert_eq!(found(&mut tally, ms(1), &too_few, &mut now), [] as [usize; 0]);
         assert_eq!(found(&mut tally, ms(4), &[1].repeat(128), &mut now), [] as [usize; 0]);

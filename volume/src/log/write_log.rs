@@ -403,15 +403,18 @@ impl WriteLog {
         self.headers.lock().current().clone()
     }
 
+    /// Where the next record goes.
+    pub(crate) fn end_point(&self) -> LogPoint {
+        let head = self.head.lock();
+        LogPoint { pos: head.pos(), seq: head.seq() }
+    }
+
     /// Notes in both headers that everything is in the store. Called when all threads ended.
     ///
     /// # Errors
     /// The SSD fails.
     pub(crate) fn mark_clean(&self, committed: ObjectSeq) -> Result<()> {
-        let end = {
-            let head = self.head.lock();
-            LogPoint { pos: head.pos(), seq: head.seq() }
-        };
+        let end = self.end_point();
         step_of(&*self.platform, "log.clean")?;
         let mut headers = self.headers.lock();
         headers

@@ -297,6 +297,29 @@ fn one_thread_finishes_what_another_has_begun() {
 }
 
 #[test]
+fn what_is_durable_gets_into_a_header_once() {
+    let mut world = World::new(10, 1);
+    let (running, volume) = world.boot_and_check();
+    let headers = || running.life.failpoints().get("log.header_synced").copied().unwrap_or(0);
+    for at in 0..3 {
+        // Until the flusher rests.
+        thread::sleep(Duration::from_millis(2500));
+        let before = headers();
+        thread::sleep(Duration::from_millis(1500));
+        assert_eq!(headers(), before, "nothing was written");
+        world.write(&volume, 0, at, 1);
+        world.flush(&volume);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while headers() == before {
+            assert!(Instant::now() < deadline, "no header says that it is durable");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+    drop(volume);
+    running.end();
+}
+
+#[test]
 fn background_threads_keep_off_the_core_of_many_syncs() {
     let mut world = World::new(9, 1);
     let (running, volume) = world.boot_and_check();

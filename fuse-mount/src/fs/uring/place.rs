@@ -58,16 +58,19 @@ impl Place {
         let (Some(spot), core) = (to, usize::from(self.core)) else { return };
         self.cores = self.cores.take().and_then(|cores| {
             cores.give(|all| match spot {
-                Spot::Home => {
-                    let mut home = CpuSet::new();
-                    home.set(core);
-                    home
-                }
+                Spot::Home if all.is_set(core) => only(core),
                 Spot::Away => without(all, core),
-                Spot::Anywhere => *all,
+                // There is no home any more if the process was given other cores.
+                Spot::Home | Spot::Anywhere => *all,
             })
         });
     }
+}
+
+fn only(core: usize) -> CpuSet {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    cores
 }
 
 #[cfg(test)]

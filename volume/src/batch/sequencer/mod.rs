@@ -229,9 +229,10 @@ impl Sequencer {
                 drain_to > committed || checkpoint.is_some() || self.orders.is_sharing();
             let pressed = is_awaited || self.is_late();
             self.background.set_pace(if pressed { Pace::Steady } else { Pace::Idle });
-            self.background.keep_off(if pressed { None } else { self.log.sync_core() });
+            let kept_off = if pressed { None } else { self.log.sync_core() };
+            self.background.keep_off(kept_off);
             if !sealed && !pointed && !moved && !shared {
-                self.rest(pressed);
+                self.rest(pressed, kept_off.is_some());
             }
         }
     }
@@ -391,7 +392,7 @@ impl Sequencer {
     }
 
     /// Waits until there may be something to do.
-    fn rest(&self, pressed: bool) {
+    fn rest(&self, pressed: bool, keeps_off: bool) {
         let (pos, mut time) = if !self.may_create() || !self.map_has_room() {
             // Only a commit, or a checkpoint, helps, and they wake.
             (LogPos::new(u64::MAX), None)
@@ -410,7 +411,7 @@ impl Sequencer {
         } else if self.builder.is_empty() {
             self.buffers.forget();
         }
-        if self.log.sync_core().is_some() {
+        if keeps_off {
             // To be looked at again when that may have come to an end.
             time = Some(time.unwrap_or(SYNC_CORE_VALID).min(SYNC_CORE_VALID));
         }
