@@ -26,7 +26,7 @@ use std::time::Duration;
 pub use buffer::LogBuffer;
 pub use host::Host;
 pub(crate) use thread::may_idle;
-pub use thread::{ThreadCores, without};
+pub use thread::{ThreadCores, without_core};
 
 /// How a background thread shares the processors with other work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

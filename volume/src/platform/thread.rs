@@ -45,7 +45,7 @@ impl ThreadControl for HostThread {
         self.cores = self
             .cores
             .take()
-            .and_then(|cores| cores.give(|all| core.map_or(*all, |core| without(all, core))));
+            .and_then(|cores| cores.give(|all| core.map_or(*all, |core| without_core(all, core))));
     }
 }
 
@@ -114,7 +114,7 @@ fn cores_of(thread: Pid) -> Option<CpuSet> {
 }
 
 /// `all` without one core; as they are if that would leave none.
-pub fn without(all: &CpuSet, core: usize) -> CpuSet {
+pub fn without_core(all: &CpuSet, core: usize) -> CpuSet {
     let mut rest = *all;
     if core < CpuSet::MAX_CPU {
         rest.unset(core);
@@ -126,8 +126,10 @@ pub fn without(all: &CpuSet, core: usize) -> CpuSet {
 mod tests {
     use super::*;
 
-    fn first_of(cores: &CpuSet) -> usize {
-        (0..CpuSet::MAX_CPU).find(|core| cores.is_set(*core)).unwrap()
+    fn first_alone(cores: &CpuSet) -> CpuSet {
+        let mut one = CpuSet::new();
+        one.set((0..CpuSet::MAX_CPU).find(|core| cores.is_set(*core)).unwrap());
+        one
     }
 
     #[test]
@@ -135,19 +137,18 @@ mod tests {
         let mut two = CpuSet::new();
         two.set(3);
         two.set(5);
-        let one = without(&two, 3);
+        let one = without_core(&two, 3);
         assert!(one.count() == 1 && one.is_set(5));
-        assert_eq!(without(&one, 5), one);
-        assert_eq!(without(&two, 4), two);
-        assert_eq!(without(&two, CpuSet::MAX_CPU), two);
+        assert_eq!(without_core(&one, 5), one);
+        assert_eq!(without_core(&two, 4), two);
+        assert_eq!(without_core(&two, CpuSet::MAX_CPU), two);
     }
 
     #[test]
     fn what_somebody_else_has_chosen_stays() {
         let own = ThreadCores::of_caller().unwrap();
         let all = *own.all();
-        let mut one = CpuSet::new();
-        one.set(first_of(&all));
+        let one = first_alone(&all);
         let own = own.give(|_| one).unwrap().give(|all| *all).unwrap();
         assert_eq!(cores_of(gettid()), Some(all));
         sched_setaffinity(None, &one).unwrap();
@@ -159,8 +160,7 @@ mod tests {
     fn a_change_of_all_cores_is_followed() {
         let own = ThreadCores::of_caller().unwrap();
         let all = *own.all();
-        let mut one = CpuSet::new();
-        one.set(first_of(&all));
+        let one = first_alone(&all);
         // As if there had been one when the thread was looked at.
         let own = ThreadCores { all: one, given: one, ..own };
         assert!(own.give(|all| *all).is_some());

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use lsvd_volume::platform::{ThreadCores, without};
+use lsvd_volume::platform::{ThreadCores, without_core};
 use rustix::thread::CpuSet;
 
 use super::crowds::Crowds;
@@ -59,7 +59,7 @@ impl Place {
         self.cores = self.cores.take().and_then(|cores| {
             cores.give(|all| match spot {
                 Spot::Home if all.is_set(core) => only(core),
-                Spot::Away => without(all, core),
+                Spot::Away => without_core(all, core),
                 // There is no home any more if the process was given other cores.
                 Spot::Home | Spot::Anywhere => *all,
             })
