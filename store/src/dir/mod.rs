@@ -24,6 +24,7 @@
 //! way are `Refused`. Keys below `.tmp` are refused, too, and so is a key of which another one is a
 //! whole leading part (`a` beside `a/b`).
 
+mod content;
 mod failpoint;
 mod listing;
 mod root;

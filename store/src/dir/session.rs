@@ -11,21 +11,19 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, IoSlice, Write};
+use std::io::IoSlice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
 use super::PRIVATE_DIR;
+use super::content::ContentWriter;
 use super::root::{Lock, Root};
 use super::step_error::StepError;
 
 const GATE: &str = "gate";
 const LIVE: &str = "live";
-
-/// Most slices that one system call takes.
-const SLICES_MAX: usize = 1024;
 
 /// The right to write files in the private directory.
 #[derive(Debug)]
@@ -34,6 +32,7 @@ pub(super) struct Session {
     /// Held for life, never used.
     _live: OwnedFd,
     files_made: AtomicU64,
+    content: ContentWriter,
 }
 
 impl Session {
@@ -48,7 +47,8 @@ impl Session {
         }
         let live_name = private(&format!("{number}.{LIVE}"));
         let live = root.lock(&live_name, Lock::Exclusive)?;
-        Ok(Self { number, _live: live, files_made: AtomicU64::new(0) })
+        let (files_made, content) = (AtomicU64::new(0), ContentWriter::default());
+        Ok(Self { number, _live: live, files_made, content })
     }
 
     /// Takes the session's own name away; nothing may be written through it any more.
@@ -66,7 +66,7 @@ impl Session {
         let file_number = self.files_made.fetch_add(1, Ordering::Relaxed);
         let name = private(&format!("{}.{file_number}", self.number));
         let mut file = root.create_file(&name)?;
-        if let Err(error) = write_all(&mut file, parts) {
+        if let Err(error) = self.content.write(&mut file, parts) {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             let _ = root.remove(&name);
             return Err(StepError::new("write", root.full(&name), errno));
@@ -118,62 +118,4 @@ fn clean_up(root: &Root) -> Result<HashSet<u64>, StepError> {
         }
     }
     Ok(alive)
-}
-
-/// Writes all of `parts` in as few calls as possible and without copying them together.
-fn write_all(file: &mut impl Write, parts: &[IoSlice<'_>]) -> io::Result<()> {
-    let filled: Vec<IoSlice<'_>> = parts.iter().copied().filter(|p| !p.is_empty()).collect();
-    for chunk in filled.chunks(SLICES_MAX) {
-        let mut chunk = chunk.to_vec();
-        let mut rest = &mut chunk[..];
-        while !rest.is_empty() {
-            match file.write_vectored(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut rest, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Takes a few bytes at a time, and now and then none.
-    #[derive(Default)]
-    struct Stingy {
-        taken: Vec<u8>,
-        calls: usize,
-    }
-
-    impl Write for Stingy {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.calls += 1;
-            if self.calls.is_multiple_of(3) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
-            let taken = bytes.len().min(7);
-            self.taken.extend_from_slice(&bytes[..taken]);
-            Ok(taken)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn short_writes_are_carried_on() {
-        let whole: Vec<u8> = (0..10_000).map(|n| (n % 251) as u8).collect();
-        let parts: Vec<_> = whole.chunks(5).chain([&[][..]]).map(IoSlice::new).collect();
-        let mut stingy = Stingy::default();
-        write_all(&mut stingy, &parts).unwrap();
-        assert!(stingy.taken == whole);
-        let mut stingy = Stingy::default();
-        write_all(&mut stingy, &[IoSlice::new(&whole)]).unwrap();
-        assert!(stingy.taken == whole);
-    }
 }
