@@ -64,16 +64,26 @@ impl Takeover<'_> {
             {
                 return Ok(won);
             }
-            let caught = match state.catch_up(self.stream) {
-                // What is missing may have been collected since the checkpoint was read.
-                Err(error @ Error::Damaged { .. }) => {
-                    *state = (self.reenter)(state)?.ok_or(error)?;
-                    state.at_end
-                }
-                caught => caught?,
-            };
+            let caught = state.catch_up(self.stream);
+            let caught = self.unless_collected(caught, state)?.unwrap_or(state.at_end);
             lost = lost.saturating_add(if caught { 1 } else { LOST_MAX });
             changed(state)?;
+        }
+    }
+
+    /// What came of reading on. What was found missing may have been collected since the checkpoint
+    /// was read: then `state` is read again from the newer one, and this is `None`.
+    fn unless_collected<T>(
+        &self,
+        outcome: Result<T>,
+        state: &mut StreamState,
+    ) -> Result<Option<T>> {
+        match outcome {
+            Err(error @ Error::Damaged { .. }) => {
+                *state = (self.reenter)(state)?.ok_or(error)?;
+                Ok(None)
+            }
+            outcome => outcome.map(Some),
         }
     }
 
@@ -95,7 +105,8 @@ impl Takeover<'_> {
         match created {
             Created::Ours => {}
             Created::Theirs(found) => {
-                state.apply(self.stream, &found)?;
+                let applied = state.apply(self.stream, &found);
+                self.unless_collected(applied, state)?;
                 return Ok(None);
             }
             Created::Gone => {

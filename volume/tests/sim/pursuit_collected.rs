@@ -121,7 +121,10 @@ fn to_read(newcomer: &Running) -> Box<dyn FnOnce() -> Result<Arc<Volume>, Error>
 
 /// A volume whose writer has written a few checkpoints.
 fn begin(seed: u64) -> (World, Running, Arc<Volume>) {
-    let mut world = World::new(seed, 1);
+    begin_in(World::new(seed, 1))
+}
+
+fn begin_in(mut world: World) -> (World, Running, Arc<Volume>) {
     patient(&mut world);
     let (running, volume) = world.boot_and_check();
     for _ in 0..3 {
@@ -221,6 +224,36 @@ fn a_writer_that_collects_behind_a_lost_fence_is_asked_to_stop() {
     beside.join().unwrap();
     assert!(late < 50, "it was asked only after {late} reads that came too late");
     assert!(deposed, "after {late} reads that came too late: {:?}", opening.join().unwrap());
+    let theirs = opening.join().unwrap().unwrap();
+    assert_taken(&mut world, theirs, second, first, volume);
+}
+
+/// What has the number of the fence changes a part of the map that has to be fetched, and the
+/// checkpoint that it is in is gone.
+#[test]
+fn a_fence_is_lost_to_an_object_whose_leaf_is_collected() {
+    // Of a map of one leaf only, that would have been fetched before.
+    let (mut world, first, volume) = begin_in(World::new(116, 2));
+    let mut other = Host::new("sim-b");
+    world.go_to(&mut other);
+    let second = boot(&mut world);
+    let checkpoint = told(&world).checkpoint.unwrap().seq;
+    let fencing = second.store.hold(Op::Create, "*/o/*");
+    let some = objects(&world)[0].clone();
+    let (opening, _) = open_beside(&second, to_write, some);
+    fencing.wait_until_reached();
+    let number = fencing.keys()[0].clone();
+    replace_all(&mut world, &volume).unwrap();
+    // Another checkpoint, by which the first one goes and the data stays.
+    for _ in 0..2 {
+        world.write(&volume, 0, 1000, 8);
+        world.upload(&volume);
+    }
+    volume.collect(0, true, &mut |_| true).unwrap();
+    let is_there = |end: &str| objects(&world).iter().any(|key| key.as_str().ends_with(end));
+    assert!(!is_there(&format!("/o/{:016x}", checkpoint.get())), "the checkpoint is still there");
+    assert!(is_there(&number), "{number} has been collected as well");
+    fencing.release();
     let theirs = opening.join().unwrap().unwrap();
     assert_taken(&mut world, theirs, second, first, volume);
 }
