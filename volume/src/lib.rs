@@ -79,6 +79,7 @@ mod deadline;
 mod delete;
 mod delete_damaged;
 mod deposed;
+mod direct_io;
 mod engine;
 pub mod error;
 mod follow;

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::cache::FrameKey;
+use crate::cache::{CacheRead, FrameKey, Origin};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::decompress_frame;
@@ -159,21 +159,24 @@ impl Reader {
             let skip = offset % frame_bytes;
             let in_frame = wanted.min((frame_bytes - skip) as usize);
             let Some(part) = out.get_mut(done..done + in_frame) else { break };
-            let n = if self.core.cache.read(&self.key(object, &frames, frame), skip as u32, part) {
-                in_frame
-            } else if patience != Patience::Full {
-                return Ok(Filled::WouldWait);
-            } else {
-                // Everything that this read still wants of the object, in one request.
-                let last = (offset + wanted as u64 - 1) / frame_bytes;
-                let bytes = self.fetch(object, &frames, frame, last as u32)?;
-                let found = bytes.get(skip as usize..).unwrap_or_default();
-                let n = found.len().min(wanted);
-                match (out.get_mut(done..done + n), found.get(..n)) {
-                    (Some(part), Some(found)) if n > 0 => part.copy_from_slice(found),
-                    _ => return Err(self.beyond(object)),
+            let key = self.key(object, &frames, frame);
+            let n = match self.core.cache.read(&key, skip as u32, part, patience != Patience::None)
+            {
+                CacheRead::Filled => in_frame,
+                CacheRead::WouldWait => return Ok(Filled::WouldWait),
+                CacheRead::Absent if patience != Patience::Full => return Ok(Filled::WouldWait),
+                CacheRead::Absent => {
+                    // Everything that this read still wants of the object, in one request.
+                    let last = (offset + wanted as u64 - 1) / frame_bytes;
+                    let bytes = self.fetch(object, &frames, frame, last as u32)?;
+                    let found = bytes.get(skip as usize..).unwrap_or_default();
+                    let n = found.len().min(wanted);
+                    match (out.get_mut(done..done + n), found.get(..n)) {
+                        (Some(part), Some(found)) if n > 0 => part.copy_from_slice(found),
+                        _ => return Err(self.beyond(object)),
+                    }
+                    n
                 }
-                n
             };
             done += n;
             offset += n as u64;
@@ -234,7 +237,7 @@ impl Reader {
     ) -> Result<Arc<Vec<u8>>> {
         let mut all = Vec::new();
         let fetched = fetch_frames(&self.core, object, frames, first, last, |frame, content| {
-            self.core.cache.insert(self.key(object, frames, frame), content);
+            self.core.cache.insert(self.key(object, frames, frame), content, Origin::Read);
             all.extend_from_slice(content);
             Ok(())
         });

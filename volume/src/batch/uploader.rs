@@ -18,7 +18,7 @@ use super::buffers::Buffers;
 use super::builder::Batch;
 use super::encode::encode;
 use crate::background::{Background, Duty};
-use crate::cache::FrameKey;
+use crate::cache::{FrameKey, Origin};
 use crate::checkpoint::KeptLeaf;
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -245,7 +245,7 @@ impl Worker {
         let body = self.buffers.take();
         let encoded = encode(&batch, stamp, core.config.compression, body, |frame, bytes| {
             // The key's nonce makes this harmless should the number go to another object.
-            core.cache.insert(key(frame), bytes);
+            core.cache.insert(key(frame), bytes, Origin::Written);
         })
         .map_err(|e| e.of(core.stream.describe(stamp.seq)))?;
         self.buffers.give(std::mem::take(&mut batch.data));

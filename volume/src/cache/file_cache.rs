@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::index::{Found, Index};
 use super::slots::{FrameSums, SLOT_BYTES, SlotFile, SlotRead};
-use super::{CacheStats, FRAME_BYTES_MAX, FrameKey, ReadCache};
+use super::{CacheRead, CacheStats, FRAME_BYTES_MAX, FrameKey, Origin, ReadCache};
 use crate::error::{Error, Result};
 
 /// Shards at most; a small cache has fewer, so that each can choose among enough slots.
@@ -94,33 +94,41 @@ impl FileCache {
         self.off.load(Ordering::Relaxed)
     }
 
-    fn try_read(&self, key: &FrameKey, offset: u32, out: &mut [u8]) -> bool {
+    fn try_read(&self, key: &FrameKey, offset: u32, out: &mut [u8], may_wait: bool) -> CacheRead {
         let shard = self.shard_of(key);
         let Some(found) = self.shards[shard].lock().find(key) else {
-            return false;
+            return CacheRead::Absent;
         };
-        self.read_found(shard, &found, offset, out)
+        self.read_found(shard, &found, offset, out, may_wait)
     }
 
     /// Reads a slot that was found a moment ago, without the lock; much may have happened.
-    fn read_found(&self, shard: usize, found: &Found, offset: u32, out: &mut [u8]) -> bool {
+    fn read_found(
+        &self,
+        shard: usize,
+        found: &Found,
+        offset: u32,
+        out: &mut [u8],
+        may_wait: bool,
+    ) -> CacheRead {
         let slot = self.slot_in_file(shard, found.slot);
-        let outcome = self.slots.read(slot, &found.sums, offset, out);
+        let outcome = self.slots.read(slot, &found.sums, offset, out, may_wait);
         let mut index = self.shards[shard].lock();
         if !index.unchanged(found) {
             // Given to another frame while it was read: a plain miss.
-            return false;
+            return CacheRead::Absent;
         }
         let (what, error) = match outcome {
-            Ok(SlotRead::Filled) => return true,
-            Ok(SlotRead::OutOfFrame) => return false,
+            Ok(SlotRead::Filled) => return CacheRead::Filled,
+            Ok(SlotRead::OutOfFrame) => return CacheRead::Absent,
+            Ok(SlotRead::WouldWait) => return CacheRead::WouldWait,
             Ok(SlotRead::Mismatch) => ("a frame is not what was written", None),
             Err(error) => ("cannot read", Some(error)),
         };
         index.discard(found);
         drop(index);
         self.failed(what, error);
-        false
+        CacheRead::Absent
     }
 
     /// Counts a failure; one too many turns the cache off.
@@ -141,13 +149,21 @@ impl FileCache {
 }
 
 impl ReadCache for FileCache {
-    fn read(&self, key: &FrameKey, offset: u32, out: &mut [u8]) -> bool {
-        let filled = !self.is_off() && self.try_read(key, offset, out);
-        count(if filled { &self.counters.hits } else { &self.counters.misses });
-        filled
+    fn read(&self, key: &FrameKey, offset: u32, out: &mut [u8], may_wait: bool) -> CacheRead {
+        let read = match self.is_off() {
+            true => CacheRead::Absent,
+            false => self.try_read(key, offset, out, may_wait),
+        };
+        match read {
+            CacheRead::Filled => count(&self.counters.hits),
+            CacheRead::Absent => count(&self.counters.misses),
+            // It comes again.
+            CacheRead::WouldWait => 0,
+        };
+        read
     }
 
-    fn insert(&self, key: FrameKey, frame: &[u8]) {
+    fn insert(&self, key: FrameKey, frame: &[u8], origin: Origin) {
         if self.is_off() || frame.is_empty() || frame.len() > FRAME_BYTES_MAX {
             return;
         }
@@ -159,7 +175,8 @@ impl ReadCache for FileCache {
             count(&self.counters.evictions);
         }
         let sums = FrameSums::of(frame);
-        match self.slots.write(self.slot_in_file(shard, claim.slot), &key, frame) {
+        let slot = self.slot_in_file(shard, claim.slot);
+        match self.slots.write(slot, &key, frame, origin) {
             Ok(()) => {
                 self.shards[shard].lock().publish(&claim, sums);
                 count(&self.counters.inserts);
@@ -198,6 +215,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::direct_io::open_direct;
     use crate::format::Nonce;
     use crate::units::ObjectSeq;
 
@@ -224,26 +242,30 @@ mod tests {
         FileCache::open(&dir.join("frames"), slots * SLOT_BYTES + 5).unwrap()
     }
 
+    fn reads(cache: &FileCache, key: &FrameKey, offset: u32, out: &mut [u8]) -> bool {
+        cache.read(key, offset, out, true) == CacheRead::Filled
+    }
+
     #[test]
     fn frames_and_parts_of_them_come_back() {
         let dir = tempfile::tempdir().unwrap();
         let cache = cache(dir.path(), 300);
         for frame in 0..100 {
-            cache.insert(key(frame), &content(frame));
+            cache.insert(key(frame), &content(frame), Origin::Written);
         }
         for frame in 0..100 {
             let expected = content(frame);
             let mut out = vec![0; expected.len()];
-            assert!(cache.contains(&key(frame)) && cache.read(&key(frame), 0, &mut out));
+            assert!(cache.contains(&key(frame)) && reads(&cache, &key(frame), 0, &mut out));
             assert_eq!(out, expected);
             let (offset, len) = (expected.len() / 3, expected.len() / 2);
-            assert!(cache.read(&key(frame), offset as u32, &mut out[..len]));
+            assert!(reads(&cache, &key(frame), offset as u32, &mut out[..len]));
             assert_eq!(out[..len], expected[offset..offset + len]);
-            assert!(!cache.read(&key(frame), 1, &mut out), "past the frame's end");
+            assert!(!reads(&cache, &key(frame), 1, &mut out), "past the frame's end");
         }
-        assert!(!cache.read(&FrameKey { nonce: Nonce::new(8), ..key(1) }, 0, &mut [0]));
-        cache.insert(key(500), &[]);
-        cache.insert(key(501), &vec![0; FRAME_BYTES_MAX + 1]);
+        assert!(!reads(&cache, &FrameKey { nonce: Nonce::new(8), ..key(1) }, 0, &mut [0]));
+        cache.insert(key(500), &[], Origin::Written);
+        cache.insert(key(501), &vec![0; FRAME_BYTES_MAX + 1], Origin::Written);
         let stats = cache.stats();
         assert_eq!((stats.hits, stats.misses, stats.inserts, stats.evictions), (200, 101, 100, 0));
         assert_eq!((stats.used_bytes, stats.capacity_bytes), (100 * SLOT_BYTES, 300 * SLOT_BYTES));
@@ -254,7 +276,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let small = cache(dir.path(), 130);
         for frame in 0..500 {
-            small.insert(key(frame), &content(frame));
+            small.insert(key(frame), &content(frame), Origin::Written);
         }
         let stats = small.stats();
         assert_eq!((stats.used_bytes, stats.evictions), (130 * SLOT_BYTES, 370));
@@ -264,23 +286,54 @@ mod tests {
 
         let smaller = cache(dir.path(), 10);
         assert!(bytes(dir.path()) <= 10 * SLOT_BYTES, "a smaller cache gives space back");
-        assert!(!smaller.contains(&key(499)) && !smaller.read(&key(499), 0, &mut [0]));
+        assert!(!smaller.contains(&key(499)) && !reads(&smaller, &key(499), 0, &mut [0]));
     }
 
     #[test]
     fn a_damaged_frame_is_a_miss_and_can_be_put_in_again() {
         let dir = tempfile::tempdir().unwrap();
         let cache = cache(dir.path(), 1);
-        cache.insert(key(0), &content(0));
+        cache.insert(key(0), &content(0), Origin::Written);
         let file = fs::OpenOptions::new().write(true).open(dir.path().join("frames")).unwrap();
         file.write_all_at(&[0xff; 4096], 3 * 4096).unwrap();
         let mut out = [0; 4096];
-        assert!(cache.read(&key(0), 0, &mut out), "the block before is whole");
-        assert!(!cache.read(&key(0), 2 * 4096, &mut out));
+        assert!(reads(&cache, &key(0), 0, &mut out), "the block before is whole");
+        assert!(!reads(&cache, &key(0), 2 * 4096, &mut out));
         assert!(!cache.contains(&key(0)));
-        cache.insert(key(0), &content(0));
-        assert!(cache.read(&key(0), 2 * 4096, &mut out));
+        cache.insert(key(0), &content(0), Origin::Written);
+        assert!(reads(&cache, &key(0), 2 * 4096, &mut out));
         assert_eq!((out.as_slice(), cache.stats().failures), (&content(0)[2 * 4096..3 * 4096], 1));
+    }
+
+    #[test]
+    fn what_is_not_in_memory_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache(dir.path(), 10);
+        if !open_direct(&dir.path().join("frames")).unwrap().1 {
+            eprintln!("skipped: {} has no direct I/O", dir.path().display());
+            return;
+        }
+        cache.insert(key(0), &content(0), Origin::Written);
+        cache.insert(key(3), &content(3), Origin::Read);
+        let mut out = vec![0; FRAME_BYTES_MAX];
+        assert_eq!(cache.read(&key(0), 0, &mut out, false), CacheRead::WouldWait);
+        assert_eq!(cache.read(&key(3), 0, &mut out, false), CacheRead::Filled, "it came by a read");
+        assert_eq!((cache.stats().hits, cache.stats().misses), (1, 0));
+        assert_eq!(cache.read(&key(0), 0, &mut out, true), CacheRead::Filled);
+        out.fill(0);
+        assert_eq!(cache.read(&key(0), 0, &mut out, false), CacheRead::Filled, "now it is");
+        assert_eq!(out, content(0));
+        assert_eq!((cache.stats().hits, cache.stats().misses), (3, 0));
+        // What was read before must not show when the slot holds something else.
+        drop(cache);
+        let small = self::cache(dir.path(), 1);
+        for frame in 0..8 {
+            small.insert(key(frame), &content(frame), Origin::Written);
+            let out = &mut out[..content(frame).len()];
+            assert!(reads(&small, &key(frame), 0, out));
+            assert_eq!(out, content(frame));
+        }
+        assert_eq!(small.stats().failures, 0);
     }
 
     #[test]
@@ -289,7 +342,7 @@ mod tests {
         let cache = cache(dir.path(), 200);
         let frames = FAILURES_MAX as u32 + 10;
         for frame in 0..frames {
-            cache.insert(key(frame), &content(frame));
+            cache.insert(key(frame), &content(frame), Origin::Written);
         }
         fs::OpenOptions::new()
             .write(true)
@@ -298,12 +351,12 @@ mod tests {
             .set_len(0)
             .unwrap();
         for frame in 0..frames {
-            assert!(!cache.read(&key(frame), 0, &mut [0]));
+            assert!(!reads(&cache, &key(frame), 0, &mut [0]));
         }
         let stats = cache.stats();
         assert_eq!((stats.off, stats.failures, stats.used_bytes), (true, FAILURES_MAX, 0));
-        cache.insert(key(1), &content(1));
-        assert!(!cache.read(&key(1), 0, &mut [0]));
+        cache.insert(key(1), &content(1), Origin::Written);
+        assert!(!reads(&cache, &key(1), 0, &mut [0]));
     }
 
     #[test]
@@ -318,9 +371,9 @@ mod tests {
                     for round in 0..300u32 {
                         let frame = (round * 5 + worker * 3) % 8;
                         let expected = content(frame);
-                        cache.insert(key(frame), &expected);
+                        cache.insert(key(frame), &expected, Origin::Written);
                         let out = &mut out[..expected.len()];
-                        if cache.read(&key(frame), 0, out) {
+                        if reads(cache, &key(frame), 0, out) {
                             assert_eq!(out, expected);
                         }
                     }
@@ -336,13 +389,14 @@ mod tests {
     fn a_slot_given_away_between_lookup_and_read_is_a_plain_miss() {
         let dir = tempfile::tempdir().unwrap();
         let cache = cache(dir.path(), 1);
-        cache.insert(key(0), &content(0));
+        cache.insert(key(0), &content(0), Origin::Written);
         let found = cache.shards[0].lock().find(&key(0)).unwrap();
-        cache.insert(key(3), &content(3));
+        cache.insert(key(3), &content(3), Origin::Written);
         let mut out = vec![0; FRAME_BYTES_MAX];
-        assert!(!cache.read_found(0, &found, 0, &mut out));
+        let read = cache.read_found(0, &found, 0, &mut out, true);
+        assert_eq!(read, CacheRead::Absent);
         assert_eq!(cache.stats().failures, 0, "a race is no failure");
-        assert!(cache.read(&key(3), 0, &mut out), "the new frame stays");
+        assert!(reads(&cache, &key(3), 0, &mut out), "the new frame stays");
         assert_eq!(out, content(3));
     }
 

@@ -64,14 +64,34 @@ pub struct CacheStats {
     pub off: bool,
 }
 
+/// What a read of a cache came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheRead {
+    /// The bytes are there.
+    Filled,
+    /// The frame is not there, or not as long.
+    Absent,
+    /// It is there, but not in memory, and the read may not wait.
+    WouldWait,
+}
+
+/// How a frame comes to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Somebody reads it, and may read more of it next.
+    Read,
+    /// It was written, or moved to another object. Most such frames are never read.
+    Written,
+}
+
 /// A cache of frames. Calls may block on local I/O, so they are made without engine locks.
 pub trait ReadCache: Send + Sync + fmt::Debug {
-    /// Fills `out` with the bytes of the frame from `offset` on and returns true, or returns
-    /// false: then `out` holds anything. What is filled was verified.
-    fn read(&self, key: &FrameKey, offset: u32, out: &mut [u8]) -> bool;
+    /// Fills `out` with the bytes of the frame from `offset` on, verified. If it does not, `out`
+    /// holds anything.
+    fn read(&self, key: &FrameKey, offset: u32, out: &mut [u8], may_wait: bool) -> CacheRead;
 
     /// Puts a whole frame in, of 1 to [`FRAME_BYTES_MAX`] bytes; others are ignored.
-    fn insert(&self, key: FrameKey, frame: &[u8]);
+    fn insert(&self, key: FrameKey, frame: &[u8], origin: Origin);
 
     /// Whether the frame is probably here; a hint that needs no I/O.
     fn contains(&self, key: &FrameKey) -> bool;
@@ -85,11 +105,11 @@ pub trait ReadCache: Send + Sync + fmt::Debug {
 pub struct NoCache;
 
 impl ReadCache for NoCache {
-    fn read(&self, _key: &FrameKey, _offset: u32, _out: &mut [u8]) -> bool {
-        false
+    fn read(&self, _: &FrameKey, _offset: u32, _out: &mut [u8], _may_wait: bool) -> CacheRead {
+        CacheRead::Absent
     }
 
-    fn insert(&self, _key: FrameKey, _frame: &[u8]) {}
+    fn insert(&self, _key: FrameKey, _frame: &[u8], _origin: Origin) {}
 
     fn contains(&self, _key: &FrameKey) -> bool {
         false

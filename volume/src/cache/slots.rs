@@ -18,15 +18,22 @@
 //!
 //! Reads are verified by sums that the index keeps, one per block of 4 KiB, so that a short
 //! read does not have to fetch its whole frame.
+//!
+//! The page cache is for what is read. A frame that nobody has read is written past it; pages for all
+//! that is ever written would take more processor time than all else about an upload, and drive out
+//! what others read.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{FRAME_BYTES_MAX, FrameKey};
+use super::{FRAME_BYTES_MAX, FrameKey, Origin};
+use crate::direct_io::{AlignedMemory, open_direct, read_at_nowait};
 
 /// Bytes of a block: the unit of verification.
 const BLOCK: usize = 4096;
@@ -77,12 +84,20 @@ pub(super) enum SlotRead {
     OutOfFrame,
     /// The bytes in the file are not the frame's.
     Mismatch,
+    /// They are not in memory, and nobody may wait for the SSD.
+    WouldWait,
+}
+
+thread_local! {
+    static SLOT: RefCell<AlignedMemory> = const { RefCell::new(AlignedMemory::new()) };
 }
 
 /// The file.
 #[derive(Debug)]
 pub(super) struct SlotFile {
     file: File,
+    /// The same, past the page cache where the file system can do that.
+    writer: File,
 }
 
 impl SlotFile {
@@ -94,21 +109,37 @@ impl SlotFile {
         if file.metadata()?.len() > bytes {
             file.set_len(bytes)?;
         }
-        Ok(Self { file })
+        let (writer, _) = open_direct(path)?;
+        Ok(Self { file, writer })
     }
 
     /// Writes a frame and its header into a slot.
-    pub(super) fn write(&self, slot: u64, key: &FrameKey, frame: &[u8]) -> io::Result<()> {
-        let mut block = [0; BLOCK];
-        block[..HEADER_BYTES].copy_from_slice(&header(key, frame));
-        let parts = [IoSlice::new(&block), IoSlice::new(frame)];
-        let at = slot * SLOT_BYTES;
-        let written = rustix::io::retry_on_intr(|| rustix::io::pwritev(&self.file, &parts, at))?;
-        // A regular file takes all at once, unless the device is full or failing.
-        match written == BLOCK + frame.len() {
-            true => Ok(()),
-            false => Err(io::ErrorKind::WriteZero.into()),
-        }
+    pub(super) fn write(
+        &self,
+        slot: u64,
+        key: &FrameKey,
+        frame: &[u8],
+        origin: Origin,
+    ) -> io::Result<()> {
+        SLOT.with_borrow_mut(|memory| {
+            let len = BLOCK + frame.len();
+            let blocks = memory.bytes(len.next_multiple_of(BLOCK));
+            let (head, rest) = blocks.split_at_mut(BLOCK);
+            let (body, slack) = rest.split_at_mut(frame.len());
+            head[..HEADER_BYTES].copy_from_slice(&header(key, frame));
+            head[HEADER_BYTES..].fill(0);
+            body.copy_from_slice(frame);
+            slack.fill(0);
+            let at = slot * SLOT_BYTES;
+            if origin == Origin::Written {
+                match self.writer.write_all_at(blocks, at) {
+                    // It has direct I/O, but of other blocks than these.
+                    Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => {}
+                    written => return written,
+                }
+            }
+            self.file.write_all_at(blocks, at)
+        })
     }
 
     /// Fills `out` from `offset` of the frame in a slot and verifies it against `sums`.
@@ -118,23 +149,35 @@ impl SlotFile {
         sums: &FrameSums,
         offset: u32,
         out: &mut [u8],
+        may_wait: bool,
     ) -> io::Result<SlotRead> {
         let offset = offset as usize;
         let Some(blocks) = sums.blocks_around(offset, out.len()) else {
             return Ok(SlotRead::OutOfFrame);
         };
         let at = slot * SLOT_BYTES + (BLOCK + blocks.start) as u64;
-        let filled = if blocks.start == offset && blocks.len() == out.len() {
-            self.file.read_exact_at(out, at)?;
-            sums.verify(blocks.start, out)
-        } else {
-            let mut bytes = vec![0; blocks.len()];
-            self.file.read_exact_at(&mut bytes, at)?;
-            let skip = offset - blocks.start;
-            out.copy_from_slice(&bytes[skip..skip + out.len()]);
-            sums.verify(blocks.start, &bytes)
-        };
-        Ok(if filled { SlotRead::Filled } else { SlotRead::Mismatch })
+        let verified = |is_same| if is_same { SlotRead::Filled } else { SlotRead::Mismatch };
+        if blocks.start == offset && blocks.len() == out.len() {
+            return Ok(match self.read_at(at, out, may_wait)? {
+                true => verified(sums.verify(blocks.start, out)),
+                false => SlotRead::WouldWait,
+            });
+        }
+        let mut bytes = vec![0; blocks.len()];
+        if !self.read_at(at, &mut bytes, may_wait)? {
+            return Ok(SlotRead::WouldWait);
+        }
+        let skip = offset - blocks.start;
+        out.copy_from_slice(&bytes[skip..skip + out.len()]);
+        Ok(verified(sums.verify(blocks.start, &bytes)))
+    }
+
+    /// Fills `out`, if that needs no waiting or waiting is allowed; tells whether it did.
+    fn read_at(&self, at: u64, out: &mut [u8], may_wait: bool) -> io::Result<bool> {
+        if may_wait {
+            return self.file.read_exact_at(out, at).map(|()| true);
+        }
+        read_at_nowait(&self.file, at, out)
     }
 
     /// Gives the file's space back.
@@ -176,7 +219,7 @@ mod tests {
             nonce: Nonce::new(3),
             frame: 4,
         };
-        slots.write(2, &key, b"frame").unwrap();
+        slots.write(2, &key, b"frame", Origin::Written).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let slot = &bytes[2 * SLOT_BYTES as usize..];
         let mut golden = Vec::new();
@@ -189,7 +232,7 @@ mod tests {
         golden.extend_from_slice(&[0; 16]);
         golden.extend_from_slice(&xxh3_64(&golden[..88]).to_le_bytes());
         assert_eq!(slot[..96], golden);
-        assert_eq!(slot[BLOCK..], *b"frame");
+        assert_eq!(slot[BLOCK..BLOCK + 5], *b"frame");
     }
 
     #[test]
@@ -205,23 +248,23 @@ mod tests {
         };
         let frame: Vec<u8> = (0..10_000u32).map(|i| (i * 7 / 5) as u8).collect();
         let sums = FrameSums::of(&frame);
-        slots.write(0, &key, &frame).unwrap();
+        slots.write(0, &key, &frame, Origin::Written).unwrap();
         for (offset, len) in
             [(0, 10_000), (0, 4096), (4096, 4096), (8192, 1808), (5, 1), (4000, 200), (9999, 1)]
         {
             let mut out = vec![0; len];
-            assert!(matches!(slots.read(0, &sums, offset, &mut out), Ok(SlotRead::Filled)));
+            assert!(matches!(slots.read(0, &sums, offset, &mut out, true), Ok(SlotRead::Filled)));
             assert_eq!(out, frame[offset as usize..offset as usize + len]);
             // A changed byte anywhere in what is handed out is noticed.
             let at = BLOCK + offset as usize + len / 2;
             let byte = frame[at - BLOCK];
             slots.file.write_all_at(&[byte ^ 1], at as u64).unwrap();
-            assert!(matches!(slots.read(0, &sums, offset, &mut out), Ok(SlotRead::Mismatch)));
+            assert!(matches!(slots.read(0, &sums, offset, &mut out, true), Ok(SlotRead::Mismatch)));
             slots.file.write_all_at(&[byte], at as u64).unwrap();
         }
         for (offset, len) in [(0, 10_001), (10_000, 1), (u32::MAX, 1)] {
             assert!(matches!(
-                slots.read(0, &sums, offset, &mut vec![0; len]),
+                slots.read(0, &sums, offset, &mut vec![0; len], true),
                 Ok(SlotRead::OutOfFrame)
             ));
         }

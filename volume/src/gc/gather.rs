@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::policy::Victim;
+use crate::cache::CacheRead;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::format::{DataHeader, ObjectHeader, Place};
@@ -142,7 +143,8 @@ fn fill(
     for frame in parts.keys() {
         let (_, len) = frames.frame(*frame).ok_or_else(beyond)?;
         content.resize(len as usize, 0);
-        if core.cache.read(&frame_key(core, object, &frames, *frame), 0, &mut content) {
+        let key = frame_key(core, object, &frames, *frame);
+        if core.cache.read(&key, 0, &mut content, true) == CacheRead::Filled {
             copy(*frame, &content)?;
         } else {
             missing.push(*frame);

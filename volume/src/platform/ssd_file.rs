@@ -12,11 +12,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use parking_lot::Mutex;
-use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::LogFile;
 use super::aio::Aio;
+use crate::direct_io::{AlignedMemory, open_direct, read_at_nowait};
 use crate::units::BLOCK_BYTES;
 
 /// See the module.
@@ -35,7 +36,7 @@ struct Writer {
     /// None where no write can go on by itself.
     aio: Option<Aio>,
     /// Memory for direct reads.
-    landing: Mutex<Vec<u8>>,
+    landing: Mutex<AlignedMemory>,
 }
 
 impl SsdFile {
@@ -78,13 +79,7 @@ impl SsdFile {
 
 impl Writer {
     fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let direct = options.clone().custom_flags(OFlags::DIRECT.bits().cast_signed()).open(path);
-        let (file, is_direct) = match direct {
-            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => (options.open(path)?, false),
-            opened => (opened?, true),
-        };
+        let (file, is_direct) = open_direct(path)?;
         let aio = if is_direct { Aio::open() } else { None };
         Ok(Self { file, is_direct, aio, landing: Mutex::default() })
     }
@@ -94,11 +89,8 @@ impl Writer {
         let start = offset / BLOCK_BYTES * BLOCK_BYTES;
         let end = (offset + out.len() as u64).next_multiple_of(BLOCK_BYTES);
         let len = (end - start) as usize;
-        let landing = &mut *self.landing.lock();
-        landing.resize(landing.len().max(len + BLOCK_BYTES as usize), 0);
-        let skip = landing.as_ptr().align_offset(BLOCK_BYTES as usize);
-        let aligned = landing.get_mut(skip..).and_then(|aligned| aligned.get_mut(..len));
-        let blocks = aligned.ok_or(io::ErrorKind::InvalidInput)?;
+        let mut landing = self.landing.lock();
+        let blocks = landing.bytes(len);
         self.file.read_exact_at(blocks, start)?;
         let from = (offset - start) as usize;
         let wanted = blocks.get(from..from + out.len()).ok_or(io::ErrorKind::InvalidInput)?;
@@ -117,16 +109,7 @@ impl LogFile for SsdFile {
     }
 
     fn read_at_nowait(&self, offset: u64, out: &mut [u8]) -> io::Result<bool> {
-        let wanted = out.len();
-        let mut slices = [io::IoSliceMut::new(out)];
-        let read = retry_on_intr(|| {
-            rustix::io::preadv2(&self.reader, &mut slices, offset, ReadWriteFlags::NOWAIT)
-        });
-        match read {
-            Ok(n) => Ok(n == wanted),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::OPNOTSUPP) => Ok(false),
-            Err(e) => Err(e.into()),
-        }
+        read_at_nowait(&self.reader, offset, out)
     }
 
     fn read_once_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
