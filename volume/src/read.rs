@@ -163,9 +163,8 @@ impl Reader {
             let n = match self.core.cache.read(&key, skip as u32, part, patience != Patience::None)
             {
                 CacheRead::Filled => in_frame,
-                CacheRead::WouldWait => return Ok(Filled::WouldWait),
-                CacheRead::Absent if patience != Patience::Full => return Ok(Filled::WouldWait),
-                CacheRead::Absent => {
+                _ if patience != Patience::Full => return Ok(Filled::WouldWait),
+                _ => {
                     // Everything that this read still wants of the object, in one request.
                     let last = (offset + wanted as u64 - 1) / frame_bytes;
                     let bytes = self.fetch(object, &frames, frame, last as u32)?;

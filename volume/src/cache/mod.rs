@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!   read(key, offset) --> index --slot, sums--> slot file --pread--> verify --> filled
-//!                           |  no entry                                |  differs, or the slot
-//!                           v                                          v  was given away
-//!                          miss  <-------------------------------------+
+//!                           |  no entry            |                   |  differs, or the slot
+//!                           v                      |                   v  was given away
+//!                          miss  <-----------------+-------------------+
+//!                                                  +--> would wait: it is not in memory
 //! ```
 //!
 //! A cache holds nothing that the store does not hold; so nothing that goes wrong here is an
@@ -46,9 +47,9 @@ pub struct FrameKey {
 /// Counters of a cache since it was opened, and its size now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CacheStats {
-    /// Reads that were filled.
+    /// Frames that were looked for and found, each time that a request looks for them.
     pub hits: u64,
-    /// Reads that were not.
+    /// And not found. Neither counts what was there but had to be waited for: it is looked for again.
     pub misses: u64,
     /// Frames put in.
     pub inserts: u64,
@@ -71,7 +72,7 @@ pub enum CacheRead {
     Filled,
     /// The frame is not there, or not as long.
     Absent,
-    /// It is there, but not in memory, and the read may not wait.
+    /// It is there, but not in memory, and the read may not wait; never if it may.
     WouldWait,
 }
 

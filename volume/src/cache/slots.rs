@@ -29,11 +29,12 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use parking_lot::RwLock;
 use rustix::io::Errno;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{FRAME_BYTES_MAX, FrameKey, Origin};
-use crate::direct_io::{AlignedMemory, open_direct, read_at_nowait};
+use crate::ssd_io::{AlignedMemory, open_direct, read_at_nowait};
 
 /// Bytes of a block: the unit of verification.
 const BLOCK: usize = 4096;
@@ -98,6 +99,10 @@ pub(super) struct SlotFile {
     file: File,
     /// The same, past the page cache where the file system can do that.
     writer: File,
+    /// Held shared by who writes past the page cache, alone by who writes through it: a page may be
+    /// larger than a block and hold a part of the next slot, which would stay as it was if the page
+    /// was written to while that slot is.
+    turns: RwLock<()>,
 }
 
 impl SlotFile {
@@ -110,7 +115,7 @@ impl SlotFile {
             file.set_len(bytes)?;
         }
         let (writer, _) = open_direct(path)?;
-        Ok(Self { file, writer })
+        Ok(Self { file, writer, turns: RwLock::new(()) })
     }
 
     /// Writes a frame and its header into a slot.
@@ -132,12 +137,15 @@ impl SlotFile {
             slack.fill(0);
             let at = slot * SLOT_BYTES;
             if origin == Origin::Written {
+                let _turn = self.turns.read();
                 match self.writer.write_all_at(blocks, at) {
-                    // It has direct I/O, but of other blocks than these.
+                    // It has direct I/O, but of larger blocks: that is rare, and asking again costs
+                    // little beside the write.
                     Err(e) if Errno::from_io_error(&e) == Some(Errno::INVAL) => {}
                     written => return written,
                 }
             }
+            let _turn = self.turns.write();
             self.file.write_all_at(blocks, at)
         })
     }

@@ -4,7 +4,7 @@
 //! memory; one at a time may go on while its thread does something else. What is read on behalf of
 //! a reader of the volume, who may come again, goes through the page cache; the kernel drops cached
 //! pages that a direct write overwrites. What is read once, in order, bypasses it: filling the cache
-//! costs more than the read. Where a file system has no direct I/O (tmpfs), all goes through it.
+//! costs more than the read. Where a file system has no direct I/O, all goes through it.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,7 +17,7 @@ use rustix::io::{ReadWriteFlags, retry_on_intr};
 
 use super::LogFile;
 use super::aio::Aio;
-use crate::direct_io::{AlignedMemory, open_direct, read_at_nowait};
+use crate::ssd_io::{AlignedMemory, open_direct, read_at_nowait};
 use crate::units::BLOCK_BYTES;
 
 /// See the module.

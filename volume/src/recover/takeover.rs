@@ -72,7 +72,8 @@ impl Takeover<'_> {
     }
 
     /// What came of reading on. What was found missing may have been collected since the checkpoint
-    /// was read: then `state` is read again from the newer one, and this is `None`.
+    /// was read: then `state` is read again from the newer one, and this is `None`. If there is no
+    /// newer one, it is damage.
     fn unless_collected<T>(
         &self,
         outcome: Result<T>,
@@ -105,6 +106,7 @@ impl Takeover<'_> {
         match created {
             Created::Ours => {}
             Created::Theirs(found) => {
+                // The number is lost either way.
                 let applied = state.apply(self.stream, &found);
                 self.unless_collected(applied, state)?;
                 return Ok(None);
