@@ -419,8 +419,8 @@ impl Opening<'_> {
             );
         } else if found.is_none() {
             log::warn!(
-                "volume {name:?}: it was not closed, and its log is gone from this host: it goes on \
-                 with what the store holds, and writes that were only in the log are lost"
+                "volume {name:?}: it was not closed, and its log is not in this cache directory: it \
+                 goes on with what the store holds, without writes that were only in the log"
             );
         }
     }

@@ -143,7 +143,10 @@ impl VolumeSettings {
             Source::Default => ("gc-start", &self.gc_start),
             _ => ("gc-stop", &self.gc_stop),
         };
-        let reason = format!("cleaning would begin at {start}% and be over at {stop}% already");
+        let reason = format!(
+            "cleaning would begin at {start}% and be over at {stop}% already; gc-stop must not be \
+             less than gc-start"
+        );
         Err(bad_setting(key, &setting.source, &reason))
     }
 
